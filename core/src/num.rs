@@ -23,13 +23,13 @@ pub fn exp(x: f32) -> f32 {
     let c = if x > -87.3 { x } else { -87.3 };
     let c = if c < 88.3 { c } else { 88.3 };
     let n = round(c * core::f32::consts::LOG2_E);
-    let r = (c - n * 0.693_359_375) - n * -2.121_944_4e-4;
+    let r = (c - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let mut p = 1.987_569_2e-4;
     p = p * r + 1.398_199_9e-3;
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 5e-1;
     let y = (p * (r * r) + r) + 1.0;
     let two_n = f32::from_bits((((n as i32) + 127) as u32) << 23);
     let y = y * two_n;
@@ -45,7 +45,7 @@ pub fn silu(x: f32) -> f32 {
 /// GELU in its tanh form: 0.5 v (1 + tanh u) = v sigmoid(2u), u = sqrt(2/pi) (v + 0.044715 v^3).
 #[inline(always)]
 pub fn gelu(v: f32) -> f32 {
-    let u = 0.797_884_56 * (v + 0.044_715 * ((v * v) * v));
+    let u = 0.797_884_6 * (v + 0.044_715 * ((v * v) * v));
     v / (1.0 + exp(-2.0 * u))
 }
 

@@ -1,0 +1,37 @@
+//! varmint-core: Visual AutoRegressive (VAR) image models in a caller-given arena.
+//!
+//! `no_std`, no `alloc`, no `unsafe`, no panic. Data flows one way; a module uses only those above it:
+//!
+//! ```text
+//! error, num, rng          what can go wrong; float functions of fixed order; Philox
+//! bytes, config, file      the container and the shapes in it
+//! tier, tensor, model      choices, weights, the checked file
+//! plan                     lifetimes -> offsets: every byte of a run, known before it
+//! ops                      the kernels, as a trait whose default is the scalar reference
+//! arena, host              disjoint slices of the caller's memory; the backend over it
+//! block, latent, sample, decode   the stages of a run, on a host
+//! generator                the loop: one bounded step per call
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(target_endian = "big")]
+compile_error!("model files are little-endian and read in place");
+
+#[cfg(test)]
+extern crate std;
+
+mod bytes;
+pub mod config;
+pub mod error;
+pub mod file;
+pub mod model;
+pub mod num;
+pub mod rng;
+pub mod tensor;
+pub mod tier;
+
+pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
+pub use error::{Error, Fault};
+pub use model::Model;
+pub use tier::{Store, Tier};

@@ -1,0 +1,461 @@
+//! The model: a borrowed file, checked once. After [`Model::parse`] no accessor can fail.
+
+use half::f16;
+
+use crate::bytes::{part, slice, u8_at, u16_at, u32_at, u64_at, up};
+use crate::config::Shape;
+use crate::error::{Error, Fault};
+use crate::file::{ALIGN, CRC_AT, Container, Kind, checksum};
+use crate::tensor::{
+    Class, Data, Dtype, Layer, Matrix, RECORD_BYTES, Spec, block_count, common_count, common_spec,
+    for_each_spec, place, trunk_count, trunk_head_count, trunk_spec,
+};
+use crate::tier::Tier;
+
+/// A model in memory or flash. `Copy`: it is a few references and the shapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a> {
+    /// The shapes.
+    pub shape: Shape,
+    /// Grows with every release; see [`Container`].
+    pub sequence: u32,
+    file: &'a [u8],
+    tiers: &'a [u8],
+    text: &'a [u8],
+    records: &'a [u8],
+}
+
+impl<'a> Model<'a> {
+    /// Checks the whole file: container, checksum, shapes, tiers, texts, every tensor record, every
+    /// int8 weight and every scale. Work is linear in the length of the file; nothing is copied.
+    ///
+    /// # Errors
+    /// [`Error::File`] with what is wrong and at which byte.
+    pub fn parse(file: &'a [u8]) -> Result<Self, Error> {
+        let container = Container::parse(file)?;
+        if !(file.as_ptr() as usize).is_multiple_of(ALIGN) {
+            return Err(Error::file(Fault::Misaligned, 0));
+        }
+        if checksum(file) != u32_at(file, CRC_AT) {
+            return Err(Error::file(Fault::Checksum, CRC_AT));
+        }
+        let shape = container.shape()?;
+        let (tiers, tiers_at) = container.section(Kind::Tiers);
+        for i in 0..shape.n_tiers() {
+            let tier = Tier::parse(&shape, tiers, tiers_at, i)?;
+            // Names are unique: a tier is found by name.
+            for j in 0..i {
+                if Tier::parse(&shape, tiers, tiers_at, j)?.name() == tier.name() {
+                    return Err(Error::file(Fault::Tier, tiers_at + i * crate::tier::TIER_BYTES));
+                }
+            }
+        }
+        let (text, text_at) = container.section(Kind::Text);
+        check_text(&shape, text, text_at)?;
+        let (records, records_at) = container.section(Kind::Tensors);
+        check_tensors(&shape, (records, records_at), container.section(Kind::Data), file)?;
+        Ok(Self { shape, sequence: container.sequence, file, tiers, text, records })
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &'a str {
+        self.string(0)
+    }
+
+    /// Licences and credits.
+    pub fn licence(&self) -> &'a str {
+        self.string(1)
+    }
+
+    /// The name of condition table `t` ("class", "style").
+    pub fn table_name(&self, t: usize) -> &'a str {
+        self.string(2 + t)
+    }
+
+    /// The name of row `row` of condition table `t`, where the file names rows.
+    pub fn label(&self, t: usize, row: usize) -> Option<&'a str> {
+        let c = &self.shape.config;
+        let table = c.table(t);
+        if t >= c.n_tables() || !table.labelled || row + 1 >= table.rows as usize {
+            return None;
+        }
+        let before: usize = (0..t).map(|u| labels(c.table(u))).sum();
+        Some(self.string(2 + c.n_tables() + before + row))
+    }
+
+    /// The row of table `t` that is named `name`.
+    pub fn find_label(&self, t: usize, name: &str) -> Option<usize> {
+        let rows = (self.shape.config.table(t).rows as usize).saturating_sub(1);
+        (0..rows).find(|&r| self.label(t, r) == Some(name))
+    }
+
+    fn string(&self, i: usize) -> &'a str {
+        let (from, to) = (u32_at(self.text, 4 + 4 * i), u32_at(self.text, 8 + 4 * i));
+        let body = self.text.get(from as usize..to as usize).unwrap_or(&[]);
+        core::str::from_utf8(body).unwrap_or("")
+    }
+
+    /// Tier `i` of the file.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTier`] past the end.
+    pub fn tier_at(&self, i: usize) -> Result<Tier, Error> {
+        Tier::parse(&self.shape, self.tiers, 0, i)
+    }
+
+    /// The tier of that name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTier`].
+    pub fn tier(&self, name: &str) -> Result<Tier, Error> {
+        self.tiers().find(|t| t.name() == name).ok_or(Error::UnknownTier)
+    }
+
+    /// All tiers, best first.
+    pub fn tiers(&self) -> impl Iterator<Item = Tier> + use<'a> {
+        let this = *self;
+        (0..this.shape.n_tiers()).filter_map(move |i| this.tier_at(i).ok())
+    }
+
+    /// Bytes of the whole file: what stays in flash or in the mapped file.
+    pub fn file_bytes(&self) -> usize {
+        self.file.len()
+    }
+
+    /// Tensor `i` in the file's order, as a matrix.
+    fn matrix(&self, i: usize, spec: Spec) -> Matrix<'a> {
+        let o = i * RECORD_BYTES;
+        let at = u64_at(self.records, o + 16) as usize;
+        let scale_at = u64_at(self.records, o + 24) as usize;
+        let dtype = Dtype::parse(u8_at(self.records, o + 2)).unwrap_or(Dtype::F32);
+        let body = part(self.file, at, spec.data_bytes(dtype) as usize);
+        let scale = cast::<f32>(part(self.file, scale_at, 4 * spec.scale_count(dtype)));
+        let data = match dtype {
+            Dtype::F32 => Data::F32(cast(body)),
+            Dtype::F16 => Data::F16(cast::<f16>(body)),
+            Dtype::I8Rows => Data::I8Rows(cast(body), scale),
+            Dtype::I8 => Data::I8 { w: cast(body), scale, wide: false },
+            Dtype::I8Wide => Data::I8 { w: cast(body), scale, wide: true },
+        };
+        Matrix { rows: spec.rows, cols: spec.cols, taps: spec.taps, data }
+    }
+
+    fn vector(&self, i: usize, spec: Spec) -> &'a [f32] {
+        match self.matrix(i, spec).data {
+            Data::F32(v) => v,
+            _ => &[],
+        }
+    }
+
+    /// The tensor at position `i` of the directory, with its specification and storage. For tools.
+    pub fn tensor(&self, i: usize) -> Option<(Spec, Dtype, Matrix<'a>)> {
+        let mut n = 0;
+        let mut found = None;
+        let _ = for_each_spec(&self.shape, |spec| {
+            if n == i {
+                found = Some(spec);
+                return Err(());
+            }
+            n += 1;
+            Ok(())
+        });
+        let dtype = Dtype::parse(u8_at(self.records, i * RECORD_BYTES + 2))?;
+        found.map(|spec| (spec, dtype, self.matrix(i, spec)))
+    }
+
+    /// The codebook, `[vocab, cvae]`.
+    pub fn codebook(&self) -> Matrix<'a> {
+        self.matrix(0, common_spec(&self.shape.config, 0))
+    }
+
+    /// A linear picture of the latent: weight `[3, cvae]` and bias `[3]`, RGB in 0..=1.
+    pub fn preview(&self) -> (&'a [f32], &'a [f32]) {
+        let c = &self.shape.config;
+        (self.vector(1, common_spec(c, 1)), self.vector(2, common_spec(c, 2)))
+    }
+
+    /// Phi convolution `j`.
+    pub fn phi(&self, j: usize) -> Linear<'a> {
+        let c = &self.shape.config;
+        self.linear(3 + 2 * j, |i| common_spec(c, i), 0)
+    }
+
+    fn linear(&self, i: usize, spec: impl Fn(usize) -> Spec, base: usize) -> Linear<'a> {
+        Linear { w: self.matrix(base + i, spec(i)), bias: self.vector(base + i + 1, spec(i + 1)) }
+    }
+
+    fn trunk_base(&self, set: usize) -> usize {
+        let c = &self.shape.config;
+        (0..set).fold(common_count(c), |n, s| n + trunk_count(c, self.shape.trunk(s)))
+    }
+
+    /// The weights of trunk `set`.
+    pub fn trunk(&self, set: usize) -> TrunkWeights<'a> {
+        let (c, t) = (&self.shape.config, self.shape.trunk(set));
+        let base = self.trunk_base(set);
+        let after = place::TABLES + c.n_tables();
+        let spec = |i| trunk_spec(c, t, set, i);
+        let linear = |i| self.linear(i, spec, base);
+        TrunkWeights {
+            word: linear(place::WORD),
+            pos_start: self.matrix(base + place::POS_START, spec(place::POS_START)),
+            lvl_pos: self.matrix(base + place::LVL_POS, spec(place::LVL_POS)),
+            head_ada: linear(after + place::HEAD_ADA),
+            head_gain: self.vector(base + after + place::HEAD_GAIN, spec(after + place::HEAD_GAIN)),
+            head: linear(after + place::HEAD),
+            shared_ada: t.shared_aln.then(|| linear(after + place::SHARED)),
+        }
+    }
+
+    /// Condition table `table` of trunk `set`.
+    pub fn table(&self, set: usize, table: usize) -> Matrix<'a> {
+        let (c, t) = (&self.shape.config, self.shape.trunk(set));
+        let i = place::TABLES + table.min(c.n_tables().saturating_sub(1));
+        self.matrix(self.trunk_base(set) + i, trunk_spec(c, t, set, i))
+    }
+
+    /// The weights of block `b` of trunk `set`.
+    pub fn block(&self, set: usize, b: usize) -> BlockWeights<'a> {
+        let (c, t) = (&self.shape.config, self.shape.trunk(set));
+        let at = trunk_head_count(c, t) + b.min(t.depth as usize - 1) * block_count(t);
+        let base = self.trunk_base(set);
+        let spec = |i| trunk_spec(c, t, set, i);
+        let linear = |i| self.linear(at + i, spec, base);
+        let vector = |i| self.vector(base + at + i, spec(at + i));
+        BlockWeights {
+            qkv: linear(place::QKV),
+            query_scale: vector(place::QUERY_SCALE),
+            proj: linear(place::PROJ),
+            fc1: linear(place::FC1),
+            fc2: linear(place::FC2),
+            gain: vector(place::GAIN),
+            ada: if t.shared_aln {
+                Ada::Offsets(vector(place::ADA))
+            } else {
+                Ada::Own(linear(place::ADA))
+            },
+        }
+    }
+
+    /// Layer `at` of decoder `set`, the level of its input, and its weights.
+    pub fn layer(&self, set: usize, at: usize) -> (Layer, usize, LayerWeights<'a>) {
+        let c = &self.shape.config;
+        let z = c.cvae as usize;
+        let d = self.shape.decoder(set);
+        let decoders = self.trunk_base(self.shape.n_trunks());
+        let base = (0..set).fold(decoders, |n, s| {
+            let d = self.shape.decoder(s);
+            n + d.tensors_before(z, d.n_layers())
+        }) + d.tensors_before(z, at);
+        let (layer, level) = d.layer(z, at);
+        let spec = |j| layer.spec(set, at, j);
+        let linear = |j| self.linear(j, spec, base);
+        let norm = |j| self.vector(base + j, spec(j));
+        let weights = match layer {
+            Layer::Conv { .. } | Layer::Up { .. } => LayerWeights::Conv(linear(0)),
+            Layer::Res { cin, cout } => LayerWeights::Res {
+                norm1: norm(0),
+                conv1: linear(1),
+                norm2: norm(3),
+                conv2: linear(4),
+                shortcut: (cin != cout).then(|| linear(6)),
+            },
+            Layer::Attention { .. } => {
+                LayerWeights::Attention { norm: norm(0), qkv: linear(1), proj: linear(3) }
+            }
+            Layer::Out { .. } => LayerWeights::Out { norm: norm(0), conv: linear(1) },
+        };
+        (layer, level, weights)
+    }
+}
+
+/// A matrix or convolution and its bias `[rows]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear<'a> {
+    /// Weight.
+    pub w: Matrix<'a>,
+    /// Bias, f32.
+    pub bias: &'a [f32],
+}
+
+/// The weights of a trunk outside its blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct TrunkWeights<'a> {
+    /// `word_embed` `[C, cvae]`.
+    pub word: Linear<'a>,
+    /// `pos_start` `[l_0, C]`.
+    pub pos_start: Matrix<'a>,
+    /// `lvl_embed[scale] + pos_1LC` `[L, C]`.
+    pub lvl_pos: Matrix<'a>,
+    /// `head_nm.ada_lin` `[2C, C]`: scale, then shift.
+    pub head_ada: Linear<'a>,
+    /// What the head's scale is added to `[C]`: ones, unless outliers were absorbed.
+    pub head_gain: &'a [f32],
+    /// `head` `[V, C]`.
+    pub head: Linear<'a>,
+    /// `shared_ada_lin` `[6C, C]`.
+    pub shared_ada: Option<Linear<'a>>,
+}
+
+/// Where a block's six modulation vectors come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Ada<'a> {
+    /// Its own projection `[6C, C]` of SiLU(condition).
+    Own(Linear<'a>),
+    /// The shared projection plus these `[6C]`.
+    Offsets(&'a [f32]),
+}
+
+/// The weights of one transformer block.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockWeights<'a> {
+    /// `[3C, C]`: queries, keys, values; head-major inside each.
+    pub qkv: Linear<'a>,
+    /// Factor of the queries per head: exp(min(scale_mul, ln 100)), or the softmax scale.
+    pub query_scale: &'a [f32],
+    /// `[C, C]`.
+    pub proj: Linear<'a>,
+    /// `[hidden, C]`.
+    pub fc1: Linear<'a>,
+    /// `[C, hidden]`.
+    pub fc2: Linear<'a>,
+    /// What the two modulation scales are added to `[2, C]`: ones, unless outliers were absorbed.
+    pub gain: &'a [f32],
+    /// The modulation.
+    pub ada: Ada<'a>,
+}
+
+/// The weights of one decoder layer. A norm is `[2, C]`: gain, then shift.
+#[allow(missing_docs, reason = "the names are those of the official state dict")]
+#[derive(Clone, Copy, Debug)]
+pub enum LayerWeights<'a> {
+    /// 3x3 convolution.
+    Conv(Linear<'a>),
+    /// Residual block.
+    Res {
+        norm1: &'a [f32],
+        conv1: Linear<'a>,
+        norm2: &'a [f32],
+        conv2: Linear<'a>,
+        shortcut: Option<Linear<'a>>,
+    },
+    /// Attention; `qkv` has all queries, then keys, then values.
+    Attention { norm: &'a [f32], qkv: Linear<'a>, proj: Linear<'a> },
+    /// Norm and 3x3 convolution to RGB.
+    Out { norm: &'a [f32], conv: Linear<'a> },
+}
+
+fn cast<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
+    // Offsets are multiples of 64 (checked); a failure would be a defect and reads as empty.
+    bytemuck::try_cast_slice(bytes).unwrap_or(&[])
+}
+
+fn labels(t: crate::config::Table) -> usize {
+    if t.labelled { t.rows as usize - 1 } else { 0 }
+}
+
+fn check_text(shape: &Shape, text: &[u8], at: usize) -> Result<(), Error> {
+    let c = &shape.config;
+    let count = (0..c.n_tables()).fold(2 + c.n_tables(), |n, t| n + labels(c.table(t)));
+    let body = 4 + 4 * (count + 1);
+    if u32_at(text, 0) as usize != count || text.len() < body {
+        return Err(Error::file(Fault::Text, at));
+    }
+    let mut from = body;
+    for i in 0..=count {
+        let o = 4 + 4 * i;
+        let to = u32_at(text, o) as usize;
+        let wanted = if i == 0 { to == body } else { to >= from && to <= text.len() };
+        if !wanted {
+            return Err(Error::file(Fault::Text, at + o));
+        }
+        if core::str::from_utf8(part(text, from, to - from)).is_err() {
+            return Err(Error::file(Fault::Text, at + from));
+        }
+        from = to;
+    }
+    if from != text.len() {
+        return Err(Error::file(Fault::Text, at + from));
+    }
+    Ok(())
+}
+
+fn check_tensors(
+    shape: &Shape,
+    (records, records_at): (&[u8], usize),
+    (data, data_at): (&[u8], usize),
+    file: &[u8],
+) -> Result<(), Error> {
+    let mut i = 0;
+    let mut end = 0usize; // relative to the data section
+    for_each_spec(shape, |spec| {
+        let o = i * RECORD_BYTES;
+        let bad = |field: usize| Err(Error::file(Fault::Tensor, records_at + o + field));
+        i += 1;
+        if o + RECORD_BYTES > records.len() {
+            return bad(0);
+        }
+        let Some(dtype) = Dtype::parse(u8_at(records, o + 2)) else { return bad(2) };
+        if u16_at(records, o) != spec.role as u16 {
+            return bad(0);
+        }
+        if !spec.allows(dtype) {
+            return bad(2);
+        }
+        if u8_at(records, o + 3) as usize != spec.set || u16_at(records, o + 4) as usize != spec.index
+        {
+            return bad(3);
+        }
+        if u16_at(records, o + 6) as usize != spec.taps {
+            return bad(6);
+        }
+        if u32_at(records, o + 8) as usize != spec.rows {
+            return bad(8);
+        }
+        if u32_at(records, o + 12) as usize != spec.cols {
+            return bad(12);
+        }
+        // Numbers, then scales, each at the next multiple of 64: no holes, no overlaps.
+        let mut place = |len: u64, stated: u64, field: usize| -> Result<usize, Error> {
+            let start = up(end, ALIGN);
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            let fits = start.checked_add(len).is_some_and(|e| e <= data.len());
+            if stated != (data_at + start) as u64 || !fits {
+                return Err(Error::file(Fault::Tensor, records_at + o + field));
+            }
+            if part(data, end, start - end).iter().any(|&b| b != 0) {
+                return Err(Error::file(Fault::Tensor, data_at + end));
+            }
+            end = start + len;
+            Ok(data_at + start)
+        };
+        let at = place(spec.data_bytes(dtype), u64_at(records, o + 16), 16)?;
+        let n_scales = spec.scale_count(dtype);
+        if n_scales == 0 {
+            if u64_at(records, o + 24) != 0 {
+                return bad(24);
+            }
+        } else {
+            let scale_at = place(4 * n_scales as u64, u64_at(records, o + 24), 24)?;
+            let scales = slice(file, scale_at, 4 * n_scales).unwrap_or(&[]);
+            for (j, s) in cast::<f32>(scales).iter().enumerate() {
+                if !(s.is_finite() && *s >= 0.0) {
+                    return Err(Error::file(Fault::Scale, scale_at + 4 * j));
+                }
+            }
+            let numbers = slice(file, at, spec.data_bytes(dtype) as usize).unwrap_or(&[]);
+            if let Some(j) = numbers.iter().position(|&b| b == 0x80) {
+                return Err(Error::file(Fault::Weight, at + j));
+            }
+        }
+        debug_assert!(spec.class != Class::Vector || dtype == Dtype::F32);
+        Ok(())
+    })?;
+    if i * RECORD_BYTES != records.len() {
+        return Err(Error::file(Fault::Tensor, records_at + i * RECORD_BYTES));
+    }
+    if end != data.len() {
+        return Err(Error::file(Fault::Trailing, data_at + end));
+    }
+    Ok(())
+}

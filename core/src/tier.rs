@@ -1,0 +1,200 @@
+//! A tier: one way to run the model, chosen at run time. A row of the file, never code.
+
+use crate::bytes::{u8_at, u16_at, u64_at};
+use crate::config::{MAX_SCALES, Shape};
+use crate::error::{Error, Fault};
+
+/// Bytes of one tier record.
+pub const TIER_BYTES: usize = 192;
+
+/// How a number is stored in the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Store {
+    /// 32-bit float.
+    F32 = 0,
+    /// 16-bit float.
+    F16 = 1,
+    /// 8-bit integer with one f16 scale per (token, head). Key/value cache only.
+    I8 = 2,
+}
+
+impl Store {
+    /// Bytes of one value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::I8 => 1,
+        }
+    }
+
+    const fn parse(b: u8) -> Option<Self> {
+        match b {
+            0 => Some(Self::F32),
+            1 => Some(Self::F16),
+            2 => Some(Self::I8),
+            _ => None,
+        }
+    }
+}
+
+/// A row of the tier table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tier {
+    name: [u8; 16],
+    trunks: [u8; MAX_SCALES],
+    blocks: [u64; MAX_SCALES],
+    /// Position in the file's table.
+    pub index: usize,
+    /// How keys and values are stored.
+    pub cache: Store,
+    /// How the decoder's feature maps are stored.
+    pub maps: Store,
+    /// Scales before this one run the unconditional row too (guidance).
+    pub guided: usize,
+    /// Which decoder makes the pixels.
+    pub decoder: usize,
+    /// Tokens per call of a block: the working memory and the work of one step.
+    pub tile: usize,
+    /// Rows per call of a decoder layer.
+    pub strip: usize,
+}
+
+const fn bad(at: usize) -> Result<Tier, Error> {
+    Err(Error::file(Fault::Tier, at))
+}
+
+impl Tier {
+    /// The tier's name.
+    pub fn name(&self) -> &str {
+        let end = self.name.iter().position(|&b| b == 0).unwrap_or(self.name.len());
+        self.name.get(..end).and_then(|n| core::str::from_utf8(n).ok()).unwrap_or("")
+    }
+
+    /// Which trunk runs scale `k`.
+    #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    pub const fn trunk(&self, k: usize) -> usize {
+        if k < MAX_SCALES { self.trunks[k] as usize } else { 0 }
+    }
+
+    /// The blocks that run at scale `k`, as a mask.
+    #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    pub const fn blocks(&self, k: usize) -> u64 {
+        if k < MAX_SCALES { self.blocks[k] } else { 0 }
+    }
+
+    /// Rows at scale `k`: 2 with guidance, 1 without.
+    pub const fn rows(&self, k: usize) -> usize {
+        if k < self.guided { 2 } else { 1 }
+    }
+
+    /// The last scale at which block `b` runs, if it runs at all.
+    pub const fn last_scale(&self, b: usize, n_scales: usize) -> Option<usize> {
+        let mut k = n_scales;
+        while k > 0 {
+            k -= 1;
+            if self.blocks(k) >> b & 1 == 1 {
+                return Some(k);
+            }
+        }
+        None
+    }
+
+    /// Reads record `index` of the tier section `b`, which starts at byte `at` of the file.
+    #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]
+    pub(crate) const fn parse(
+        shape: &Shape,
+        b: &[u8],
+        at: usize,
+        index: usize,
+    ) -> Result<Self, Error> {
+        if b.len() != shape.n_tiers() * TIER_BYTES {
+            return Err(Error::file(Fault::Section, at));
+        }
+        if index >= shape.n_tiers() {
+            return Err(Error::UnknownTier);
+        }
+        let o = index * TIER_BYTES;
+        let at = at + o;
+        let n = shape.config.n_scales();
+        let mut t = Self {
+            name: [0; 16],
+            trunks: [0; MAX_SCALES],
+            blocks: [0; MAX_SCALES],
+            index,
+            cache: Store::F32,
+            maps: Store::F32,
+            guided: u8_at(b, o + 162) as usize,
+            decoder: u8_at(b, o + 163) as usize,
+            tile: u16_at(b, o + 164) as usize,
+            strip: u16_at(b, o + 166) as usize,
+        };
+        let mut i = 0;
+        let mut ended = false;
+        while i < 16 {
+            let c = u8_at(b, o + i);
+            // Printable ASCII without spaces, then zeros.
+            let printable = c > b' ' && c < 0x7f;
+            if !(printable && !ended || c == 0 && i > 0) {
+                return bad(at + i);
+            }
+            ended = c == 0;
+            t.name[i] = c;
+            i += 1;
+        }
+        let mut k = 0;
+        while k < MAX_SCALES {
+            let (trunk, blocks) = (u8_at(b, o + 16 + k), u64_at(b, o + 32 + 8 * k));
+            if k >= n {
+                if trunk != 0 || blocks != 0 {
+                    return bad(at + 32 + 8 * k);
+                }
+            } else {
+                // Trunks follow one another, from the first on.
+                let least = if k == 0 { 0 } else { t.trunks[k - 1] };
+                if trunk as usize >= shape.n_trunks() || trunk < least || k == 0 && trunk != 0 {
+                    return bad(at + 16 + k);
+                }
+                let depth = shape.trunk(trunk as usize).depth;
+                let beyond = if depth < 64 { blocks >> depth != 0 } else { false };
+                // A block that has skipped a scale has a hole in its cache: lists only shrink.
+                let grows = k > 0 && trunk == t.trunks[k - 1] && blocks & !t.blocks[k - 1] != 0;
+                if blocks == 0 || beyond || grows {
+                    return bad(at + 32 + 8 * k);
+                }
+            }
+            t.trunks[k] = trunk;
+            t.blocks[k] = blocks;
+            k += 1;
+        }
+        t.cache = match Store::parse(u8_at(b, o + 160)) {
+            Some(s) => s,
+            None => return bad(at + 160),
+        };
+        t.maps = match Store::parse(u8_at(b, o + 161)) {
+            Some(Store::I8) | None => return bad(at + 161),
+            Some(s) => s,
+        };
+        if t.guided > n {
+            return bad(at + 162);
+        }
+        if t.decoder >= shape.n_decoders() {
+            return bad(at + 163);
+        }
+        if t.tile == 0 || t.tile > 1024 {
+            return bad(at + 164);
+        }
+        if t.strip == 0 || t.strip > 256 {
+            return bad(at + 166);
+        }
+        let mut z = 168;
+        while z < TIER_BYTES {
+            if u64_at(b, o + z) != 0 {
+                return bad(at + z);
+            }
+            z += 8;
+        }
+        Ok(t)
+    }
+}
