@@ -108,6 +108,8 @@ pub struct Trunk {
     pub shared_aln: bool,
     /// Queries and keys are L2-normalised per head.
     pub l2_norm: bool,
+    /// Bytes of the widest input of a weight: 4 (float), 2 (12 bits) or 1 (8 bits).
+    pub act: u32,
 }
 
 /// A convolutional image decoder (official class `Decoder`).
@@ -119,6 +121,8 @@ pub struct Decoder {
     pub blocks: u32,
     /// Bit i: every block of level i is followed by attention.
     pub attention: u32,
+    /// Bytes of the widest input of a weight: 4 (float), 2 (12 bits) or 1 (8 bits).
+    pub act: u32,
     /// Channels per level.
     widths: [u16; MAX_LEVELS],
 }
@@ -297,7 +301,7 @@ impl Config {
 
 impl Trunk {
     const NONE: Self =
-        Self { depth: 0, width: 0, heads: 1, hidden: 0, shared_aln: false, l2_norm: false };
+        Self { depth: 0, width: 0, heads: 1, hidden: 0, shared_aln: false, l2_norm: false, act: 4 };
 
     /// Channels per head.
     pub const fn head_dim(&self) -> usize {
@@ -313,6 +317,7 @@ impl Trunk {
             hidden: u32_at(b, 12),
             shared_aln: flags & 1 != 0,
             l2_norm: flags & 2 != 0,
+            act: u32_at(b, 20),
         };
         if t.depth == 0 || t.depth as usize > MAX_DEPTH {
             return bad(Fault::Config, at);
@@ -329,12 +334,18 @@ impl Trunk {
         if flags > 3 {
             return bad(Fault::Config, at + 16);
         }
+        if !matches!(t.act, 1 | 2 | 4) {
+            return bad(Fault::Config, at + 20);
+        }
+        if u32_at(b, 24) != 0 || u32_at(b, 28) != 0 {
+            return bad(Fault::Config, at + 24);
+        }
         Ok(t)
     }
 }
 
 impl Decoder {
-    const NONE: Self = Self { levels: 0, blocks: 0, attention: 0, widths: [0; MAX_LEVELS] };
+    const NONE: Self = Self { levels: 0, blocks: 0, attention: 0, act: 4, widths: [0; MAX_LEVELS] };
 
     /// Channels of level `i`; 0 past the end.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
@@ -358,6 +369,7 @@ impl Decoder {
             levels: u32_at(b, 0),
             blocks: u32_at(b, 4),
             attention: u32_at(b, 8),
+            act: u32_at(b, 12),
             widths: [0; MAX_LEVELS],
         };
         if d.levels == 0 || d.levels as usize > MAX_LEVELS {
@@ -368,6 +380,9 @@ impl Decoder {
         }
         if d.attention >> d.levels != 0 {
             return bad(Fault::Config, at + 8);
+        }
+        if !matches!(d.act, 1 | 2 | 4) {
+            return bad(Fault::Config, at + 12);
         }
         let mut i = 0;
         while i < MAX_LEVELS {

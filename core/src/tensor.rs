@@ -35,6 +35,15 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Bytes of one input of a weight that is stored so.
+    pub const fn act(self) -> u32 {
+        match self {
+            Self::F32 | Self::F16 | Self::I8Rows => 4,
+            Self::I8 => 1,
+            Self::I8Wide => 2,
+        }
+    }
+
     /// From the file's number.
     pub const fn parse(n: u8) -> Option<Self> {
         match n {
