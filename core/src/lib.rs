@@ -28,10 +28,14 @@ pub mod file;
 pub mod model;
 pub mod num;
 pub mod rng;
+pub mod plan;
+pub mod stage;
 pub mod tensor;
 pub mod tier;
 
 pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
 pub use error::{Error, Fault};
 pub use model::Model;
+pub use plan::{Buf, Plan};
+pub use stage::{Pass, Stage, Tile};
 pub use tier::{Store, Tier};

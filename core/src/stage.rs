@@ -1,0 +1,287 @@
+//! The stages of a run: what one `step()` does, in which order, and how much work it is.
+//!
+//! ```text
+//! Setup, Ada.., HeadAda..                         the condition, once per image
+//! for each scale:  Begin
+//!   for each row, block:  Keys per tile, Mix per tile
+//!   Head, Draw per few tokens;  Fold              logits, tokens, latent
+//! Decode: for each layer, its passes, strip by strip
+//! ```
+//!
+//! `const`, so that a plan made at compile time knows its work too.
+
+use crate::config::Shape;
+use crate::tensor::Layer;
+use crate::tier::Tier;
+
+/// Tokens whose logits are held at once.
+pub const HEAD_TILE: usize = 4;
+
+/// One bounded piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Stage {
+    /// Sums the condition tables; clears the latent.
+    Setup,
+    /// Modulation of a block for one row (of all blocks, where the projection is shared).
+    Ada {
+        /// 0 conditional, 1 unconditional.
+        row: usize,
+        /// Block, or 0.
+        block: usize,
+    },
+    /// Modulation before the head.
+    HeadAda {
+        /// 0 conditional, 1 unconditional.
+        row: usize,
+    },
+    /// Embeds the inputs of a scale.
+    Begin {
+        /// Scale.
+        scale: usize,
+    },
+    /// Keys and values of a tile of tokens.
+    Keys(Tile),
+    /// Attention and feed-forward of a tile of tokens.
+    Mix(Tile),
+    /// Logits of a few tokens.
+    Head {
+        /// Scale.
+        scale: usize,
+        /// First token.
+        at: usize,
+    },
+    /// Guidance and draw of those tokens.
+    Draw {
+        /// Scale.
+        scale: usize,
+        /// First token.
+        at: usize,
+    },
+    /// Adds the scale to the latent; reduces it for the next scale.
+    Fold {
+        /// Scale.
+        scale: usize,
+    },
+    /// A strip of a pass of a decoder layer.
+    Decode {
+        /// Layer in order of execution.
+        layer: usize,
+        /// Pass.
+        pass: Pass,
+        /// First output row.
+        y: usize,
+    },
+    /// Nothing left.
+    Done,
+}
+
+/// A tile of tokens in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Tile {
+    /// Scale.
+    pub scale: usize,
+    /// 0 conditional, 1 unconditional.
+    pub row: usize,
+    /// Block.
+    pub block: usize,
+    /// First token in the scale.
+    pub at: usize,
+}
+
+/// The passes of a decoder layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Pass {
+    /// Range of the latent, which no layer wrote.
+    Scan,
+    /// Variance of the input map, for its norm.
+    Norm1,
+    /// First convolution, or queries, keys and values.
+    First,
+    /// Variance of the hidden map.
+    Norm2,
+    /// Second convolution, or attention.
+    Second,
+}
+
+/// Both of a layer's norm passes go over the whole map at once: they multiply nothing.
+const fn first_pass(layer: Layer, at: usize) -> Pass {
+    match layer {
+        Layer::Conv { .. } if at == 0 => Pass::Scan,
+        Layer::Conv { .. } | Layer::Up { .. } => Pass::First,
+        Layer::Res { .. } | Layer::Attention { .. } | Layer::Out { .. } => Pass::Norm1,
+    }
+}
+
+const fn next_pass(layer: Layer, pass: Pass) -> Option<Pass> {
+    match (layer, pass) {
+        (_, Pass::Scan | Pass::Norm1) => Some(Pass::First),
+        (Layer::Res { .. }, Pass::First) => Some(Pass::Norm2),
+        (Layer::Res { .. }, Pass::Norm2) | (Layer::Attention { .. }, Pass::First) => {
+            Some(Pass::Second)
+        }
+        _ => None,
+    }
+}
+
+/// The lowest block of a mask that is not below `from`.
+const fn next_block(mask: u64, from: usize) -> Option<usize> {
+    if from >= 64 {
+        return None;
+    }
+    let rest = mask >> from;
+    if rest == 0 { None } else { Some(from + rest.trailing_zeros() as usize) }
+}
+
+/// Height and width of the output map of a layer whose input is at `level`.
+pub(crate) const fn out_size(shape: &Shape, tier: &Tier, layer: Layer, level: usize) -> (usize, usize) {
+    let level = if let Layer::Up { .. } = layer { level.saturating_sub(1) } else { level };
+    map_size(shape, tier, level)
+}
+
+/// Height and width of the maps of a level.
+pub(crate) const fn map_size(shape: &Shape, tier: &Tier, level: usize) -> (usize, usize) {
+    let d = shape.decoder(tier.decoder);
+    let latent = shape.config.latent();
+    let f = 1 << (d.levels as usize - 1).saturating_sub(level);
+    (latent.h as usize * f, latent.w as usize * f)
+}
+
+impl Stage {
+    /// The stage after this one.
+    pub const fn next(self, shape: &Shape, tier: &Tier) -> Self {
+        let c = &shape.config;
+        let rows = tier.rows(0);
+        let trunk = shape.trunk(tier.trunk(0));
+        match self {
+            Self::Setup => Self::Ada { row: 0, block: 0 },
+            Self::Ada { row, block } => {
+                let mask = if trunk.shared_aln { 0 } else { tier.blocks(0) };
+                match next_block(mask, block + 1) {
+                    Some(block) => Self::Ada { row, block },
+                    None if row + 1 < rows => Self::Ada { row: row + 1, block: 0 },
+                    None => Self::HeadAda { row: 0 },
+                }
+            }
+            Self::HeadAda { row } if row + 1 < rows => Self::HeadAda { row: row + 1 },
+            Self::HeadAda { .. } => Self::Begin { scale: 0 },
+            Self::Begin { scale } => {
+                let block = match next_block(tier.blocks(scale), 0) {
+                    Some(b) => b,
+                    None => 0,
+                };
+                Self::Keys(Tile { scale, row: 0, block, at: 0 })
+            }
+            Self::Keys(t) => {
+                let at = t.at + tier.tile;
+                if at < c.scale(t.scale).tokens() {
+                    Self::Keys(Tile { at, ..t })
+                } else {
+                    Self::Mix(Tile { at: 0, ..t })
+                }
+            }
+            Self::Mix(t) => {
+                let at = t.at + tier.tile;
+                if at < c.scale(t.scale).tokens() {
+                    return Self::Mix(Tile { at, ..t });
+                }
+                // Both rows of a block one after the other: its weights are still near.
+                if t.row + 1 < tier.rows(t.scale) {
+                    return Self::Keys(Tile { row: t.row + 1, at: 0, ..t });
+                }
+                match next_block(tier.blocks(t.scale), t.block + 1) {
+                    Some(block) => Self::Keys(Tile { row: 0, block, at: 0, ..t }),
+                    None => Self::Head { scale: t.scale, at: 0 },
+                }
+            }
+            Self::Head { scale, at } => Self::Draw { scale, at },
+            Self::Draw { scale, at } => {
+                let at = at + HEAD_TILE;
+                if at < c.scale(scale).tokens() {
+                    Self::Head { scale, at }
+                } else {
+                    Self::Fold { scale }
+                }
+            }
+            Self::Fold { scale } if scale + 1 < c.n_scales() => Self::Begin { scale: scale + 1 },
+            Self::Fold { .. } => Self::Decode { layer: 0, pass: Pass::Scan, y: 0 },
+            Self::Decode { layer, pass, y } => {
+                let d = shape.decoder(tier.decoder);
+                let z = c.cvae as usize;
+                let (kind, level) = d.layer(z, layer);
+                let (h, _) = out_size(shape, tier, kind, level);
+                let whole = matches!(pass, Pass::Scan | Pass::Norm1 | Pass::Norm2);
+                let y = y + tier.strip;
+                if !whole && y < h {
+                    return Self::Decode { layer, pass, y };
+                }
+                if let Some(pass) = next_pass(kind, pass) {
+                    return Self::Decode { layer, pass, y: 0 };
+                }
+                if layer + 1 < d.n_layers() {
+                    let pass = first_pass(d.layer(z, layer + 1).0, layer + 1);
+                    return Self::Decode { layer: layer + 1, pass, y: 0 };
+                }
+                Self::Done
+            }
+            Self::Done => Self::Done,
+        }
+    }
+
+    /// Multiply-accumulates of the stage (matrix products, convolutions and attention).
+    pub const fn macs(self, shape: &Shape, tier: &Tier) -> u64 {
+        let c = &shape.config;
+        let trunk = shape.trunk(tier.trunk(0));
+        let (w, hidden) = (trunk.width as u64, trunk.hidden as u64);
+        let (v, z) = (c.vocab as u64, c.cvae as u64);
+        let latent = c.latent();
+        match self {
+            Self::Setup | Self::Done => 0,
+            Self::Ada { .. } => 6 * w * w,
+            Self::HeadAda { .. } => 2 * w * w,
+            Self::Begin { scale: 0 } => 0,
+            Self::Begin { scale } => c.scale(scale).tokens() as u64 * w * z,
+            Self::Keys(t) => tile_len(c.scale(t.scale).tokens(), t.at, tier.tile) * 2 * w * w,
+            Self::Mix(t) => {
+                let keys = c.tokens_before(t.scale + 1) as u64;
+                tile_len(c.scale(t.scale).tokens(), t.at, tier.tile)
+                    * (2 * w * w + 2 * w * hidden + 2 * w * keys)
+            }
+            Self::Head { scale, at } => {
+                let n = tile_len(c.scale(scale).tokens(), at, HEAD_TILE);
+                tier.rows(scale) as u64 * n * v * w
+            }
+            Self::Draw { scale, at } => tile_len(c.scale(scale).tokens(), at, HEAD_TILE) * v,
+            Self::Fold { scale } => {
+                let up = if scale + 1 < c.n_scales() { 8 } else { 0 };
+                latent.tokens() as u64 * z * (9 * z + up)
+            }
+            Self::Decode { layer, pass, y } => {
+                let (kind, level) = shape.decoder(tier.decoder).layer(z as usize, layer);
+                let (h, wide) = out_size(shape, tier, kind, level);
+                let pixels = tile_len(h, y, tier.strip) * wide as u64;
+                let per = match (kind, pass) {
+                    (_, Pass::Scan | Pass::Norm1 | Pass::Norm2) => 0,
+                    (Layer::Conv { cin, cout }, _) => 9 * cin * cout,
+                    (Layer::Res { cin, cout }, Pass::First) => 9 * cin * cout,
+                    (Layer::Res { cin, cout }, _) => {
+                        9 * cout * cout + if cin == cout { 0 } else { cin * cout }
+                    }
+                    (Layer::Attention { c }, Pass::First) => 3 * c * c,
+                    (Layer::Attention { c }, _) => c * c + 2 * c * h * wide,
+                    (Layer::Up { c }, _) => 9 * c * c,
+                    (Layer::Out { c }, _) => 27 * c,
+                };
+                pixels * per as u64
+            }
+        }
+    }
+}
+
+/// Items of a tile that starts at `at`.
+const fn tile_len(n: usize, at: usize, tile: usize) -> u64 {
+    let left = n.saturating_sub(at);
+    (if left < tile { left } else { tile }) as u64
+}
