@@ -21,21 +21,32 @@ compile_error!("model files are little-endian and read in place");
 #[cfg(test)]
 extern crate std;
 
+mod block;
 mod bytes;
 pub mod config;
+mod decode;
 pub mod error;
 pub mod file;
+pub mod generator;
+pub mod host;
+mod latent;
 pub mod model;
 pub mod num;
 pub mod rng;
+pub mod ops;
 pub mod plan;
+pub mod sample;
+pub mod scalar;
 pub mod stage;
 pub mod tensor;
 pub mod tier;
 
 pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
 pub use error::{Error, Fault};
+pub use generator::{Generator, Progress, Request, Rows, ScaleView, Step};
+pub use host::{Backend, Host, Job};
 pub use model::Model;
+pub use ops::{Ops, Scalar};
 pub use plan::{Buf, Plan};
 pub use stage::{Pass, Stage, Tile};
 pub use tier::{Store, Tier};

@@ -396,14 +396,15 @@ fn check_tensors(
             return bad(0);
         }
         let Some(dtype) = Dtype::parse(u8_at(records, o + 2)) else { return bad(2) };
-        // Scratch is planned from the widest input that the shapes state. Word embedding, phi and the
-        // tables read floats from planned buffers of their own.
+        // Scratch is planned from the widest input that the shapes state. Word embedding and phi read
+        // floats from planned buffers of their own.
         let widest = match spec.role {
             Role::ConvWeight => shape.decoder(spec.set).act,
             Role::PhiWeight | Role::WordWeight => 4,
             _ => shape.trunk(spec.set).act,
         };
-        if spec.class == Class::Weight && dtype.act() > widest {
+        let float_only = matches!(spec.role, Role::PhiWeight | Role::WordWeight);
+        if spec.class == Class::Weight && (dtype.act() > widest || float_only && dtype.act() != 4) {
             return bad(2);
         }
         if u16_at(records, o) != spec.role as u16 {

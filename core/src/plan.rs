@@ -31,7 +31,7 @@ use crate::tier::{Store, Tier};
 pub const ARENA_ALIGN: usize = 16;
 
 /// Values per channel that the decoder's statistics hold: see [`Buf::Stats`].
-pub(crate) const STATS: usize = 9;
+pub(crate) const STATS: usize = 10;
 
 /// A buffer of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -553,7 +553,8 @@ const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
         let widest = up4(max(cin, if let Layer::Res { .. } = layer { cout } else { cin }));
         let halo = (strip + 2) * (ow + 2) * widest * d.act as usize;
         b.add(Buf::Strip, halo, tick, tick);
-        b.add(Buf::OutRows, 4 * (strip * ow * cout + ow * widest), tick, tick);
+        let shortcut = if let Layer::Res { .. } = layer && cin != cout { ow * cout } else { 0 };
+        b.add(Buf::OutRows, 4 * (strip * ow * cout + ow * widest + shortcut), tick, tick);
         match layer {
             Layer::Conv { .. } if at == 0 => b.add(Buf::Z, h * w * cout * store, tick, tick + 1),
             Layer::Conv { .. } => b.add(Buf::Map(top), h * w * cout * store, tick, tick),

@@ -1,0 +1,653 @@
+//! The image decoder, strip by strip, with exact group norm (official `models/basic_vae.py`).
+//!
+//! Feature maps are `[H, W, C]`, stored as the tier says. A convolution makes a strip of rows per
+//! step: its input rows, with a halo, are normalised, activated and quantized into the strip buffer
+//! and never exist as a map. While a map is written its sums and ranges per channel are kept; one more
+//! pass gives the variance about the mean. So the norm is two-pass and exact, and the range that an
+//! int8 input is quantized by (one per map) is known without a pass of its own.
+
+use half::f16;
+
+use crate::bytes::{part, part_mut};
+use crate::config::GROUPS;
+use crate::error::Error;
+use crate::host::{Host, Job, linear, nums, nums_ref, split};
+use crate::model::{LayerWeights, Linear};
+use crate::num::{rsqrt, silu, up4};
+use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Taps};
+use crate::plan::{Buf, STATS, level_maps};
+use crate::scalar::{pixel, row_scale};
+use crate::stage::{Pass, map_size, out_size};
+use crate::tensor::{Data, Layer};
+use crate::tier::Store;
+
+/// Rows of [`Buf::Stats`], `c_max` values each.
+mod stat {
+    /// Sum, smallest, largest of the map that layers hand on.
+    pub(super) const MAP: usize = 0;
+    /// The same of the hidden map of a residual block.
+    pub(super) const HIDDEN: usize = 3;
+    /// Factor of a norm as applied.
+    pub(super) const GAIN: usize = 6;
+    /// Shift of a norm as applied.
+    pub(super) const SHIFT: usize = 7;
+    /// Sums of a row; squares of a variance.
+    pub(super) const TEMP: usize = 8;
+    /// Ranges: of the input of the current pass, and of the shortcut's.
+    pub(super) const RANGE: usize = 9;
+}
+
+/// Statistics per channel.
+struct Stats<'a> {
+    all: &'a mut [f32],
+    c_max: usize,
+}
+
+impl<'a> Stats<'a> {
+    fn new(bytes: &'a mut [u8]) -> Result<Self, Error> {
+        let all = nums::<f32>(bytes)?;
+        let c_max = all.len() / STATS;
+        Ok(Self { all, c_max })
+    }
+
+    fn row(&self, which: usize, c: usize) -> &[f32] {
+        part(self.all, which * self.c_max, c)
+    }
+
+    fn row_mut(&mut self, which: usize, c: usize) -> &mut [f32] {
+        part_mut(self.all, which * self.c_max, c)
+    }
+
+    fn reset(&mut self, which: usize) {
+        let n = self.c_max;
+        self.row_mut(which, n).fill(0.0);
+        self.row_mut(which + 1, n).fill(f32::MAX);
+        self.row_mut(which + 2, n).fill(f32::MIN);
+    }
+
+    /// Takes one row of a map in: sums of the row first, then into the total.
+    fn add(&mut self, which: usize, row: &[f32], c: usize) {
+        let n = self.c_max;
+        self.row_mut(stat::TEMP, c).fill(0.0);
+        let (low, temp) = self.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();
+        let (_, set) = low.split_at_mut_checked(which * n).unwrap_or_default();
+        let (sum, rest) = set.split_at_mut_checked(n).unwrap_or_default();
+        let (min, max) = rest.split_at_mut_checked(n).unwrap_or_default();
+        for px in row.chunks_exact(c) {
+            let stats = temp.iter_mut().zip(min.iter_mut()).zip(max.iter_mut());
+            for (((t, lo), hi), &v) in stats.zip(px) {
+                *t += v;
+                *lo = if v < *lo { v } else { *lo };
+                *hi = if v > *hi { v } else { *hi };
+            }
+        }
+        for (s, &t) in sum.iter_mut().zip(temp.iter()).take(c) {
+            *s += t;
+        }
+    }
+
+    /// Largest |value| of a map.
+    fn range(&self, which: usize, c: usize) -> f32 {
+        let (lo, hi) = (self.row(which + 1, c), self.row(which + 2, c));
+        lo.iter().zip(hi).fold(0.0, |m, (&lo, &hi)| {
+            let a = if -lo > hi { -lo } else { hi };
+            if a > m { a } else { m }
+        })
+    }
+
+    fn set_range(&mut self, which: usize, value: f32) {
+        if let Some(r) = self.row_mut(stat::RANGE, 2).get_mut(which) {
+            *r = value;
+        }
+    }
+
+    fn get_range(&self, which: usize) -> f32 {
+        self.row(stat::RANGE, 2).get(which).copied().unwrap_or(0.0)
+    }
+}
+
+/// A feature map.
+#[derive(Clone, Copy)]
+struct Map<'a> {
+    bytes: &'a [u8],
+    w: usize,
+    c: usize,
+    store: Store,
+}
+
+impl Map<'_> {
+    /// Row `y` as floats: `[W, C]`.
+    fn load(&self, y: usize, out: &mut [f32]) {
+        let n = self.w * self.c;
+        match self.store {
+            Store::F32 => {
+                for (o, &v) in out.iter_mut().zip(part(nums_ref::<f32>(self.bytes).unwrap_or(&[]), y * n, n)) {
+                    *o = v;
+                }
+            }
+            Store::F16 | Store::I8 => {
+                for (o, v) in out.iter_mut().zip(part(nums_ref::<f16>(self.bytes).unwrap_or(&[]), y * n, n)) {
+                    *o = v.to_f32();
+                }
+            }
+        }
+    }
+}
+
+/// Writes a row; afterwards `row` holds what the map holds.
+fn save(bytes: &mut [u8], store: Store, y: usize, row: &mut [f32]) -> Result<(), Error> {
+    let n = row.len();
+    match store {
+        Store::F32 => {
+            for (o, &v) in part_mut(nums::<f32>(bytes)?, y * n, n).iter_mut().zip(row.iter()) {
+                *o = v;
+            }
+        }
+        Store::F16 | Store::I8 => {
+            for (o, v) in part_mut(nums::<f16>(bytes)?, y * n, n).iter_mut().zip(row) {
+                *o = f16::from_f32(*v);
+                *v = o.to_f32();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a convolution reads: a map, enlarged by `up`, normed and activated.
+struct Input<'a> {
+    map: Map<'a>,
+    h: usize,
+    up: usize,
+    norm: Option<(&'a [f32], &'a [f32], bool)>,
+    range: f32,
+}
+
+/// Scratch of a convolution: the halo strip, and a row of floats.
+struct Room<'a> {
+    strip: &'a mut [u8],
+    row: &'a mut [f32],
+}
+
+/// Convolves output rows `y..y + n` into `out`: fills the strip with the input rows that they read
+/// (zeros outside the map) by `put(values, place)`, then hands each output row's taps to `gemm`.
+fn strips<O: Ops, T: bytemuck::Pod + Default>(
+    ops: &O,
+    input: &Input<'_>,
+    (y, n, pad): (usize, usize, usize),
+    room: &mut Room<'_>,
+    px: usize,
+    put: impl Fn(&[f32], &mut [T]),
+    gemm: impl Fn(Taps<'_, T>, &mut [f32]),
+    out: &mut [f32],
+) -> Result<(), Error> {
+    let (c, w) = (input.map.c, input.map.w * input.up);
+    let line = (w + 2 * pad) * px;
+    let strip = nums::<T>(room.strip)?;
+    let strip = strip.get_mut(..(n + 2 * pad) * line).ok_or(Error::PlanMismatch)?;
+    strip.fill(T::default());
+    let row = room.row.get_mut(..input.map.w * c).ok_or(Error::PlanMismatch)?;
+    for (i, line) in strip.chunks_exact_mut(line).enumerate() {
+        let Some(from) = (y + i).checked_sub(pad) else { continue };
+        if from >= input.h * input.up {
+            continue;
+        }
+        input.map.load(from / input.up, row);
+        if let Some((gain, shift, act)) = input.norm {
+            ops.norm_act(row, gain, shift, act);
+        }
+        let line = part_mut(line, pad * px, w * px);
+        if input.up == 1 && px == c {
+            put(row, line);
+        } else {
+            for (x, place) in line.chunks_exact_mut(px).enumerate() {
+                put(part(row, x / input.up * c, c), part_mut(place, 0, c));
+            }
+        }
+    }
+    let out_line = out.len() / n.max(1);
+    for (r, out) in out.chunks_exact_mut(out_line.max(1)).take(n).enumerate() {
+        let data = strip.get(r * line..).unwrap_or(&[]);
+        let segs = 2 * pad + 1;
+        gemm(Taps { data, rows: w, stride: px, segs, seg_len: segs * px, seg_stride: line }, out);
+    }
+    Ok(())
+}
+
+/// Output rows `y..y + n` of a convolution (3x3 with zero padding, or 1x1): `out` is `[n, W, cout]`.
+fn conv<O: Ops>(
+    ops: &O,
+    input: &Input<'_>,
+    lin: &Linear<'_>,
+    (y, n): (usize, usize),
+    room: &mut Room<'_>,
+    out: &mut [f32],
+) -> Result<(), Error> {
+    let c = input.map.c;
+    let at = (y, n, if lin.w.taps == 9 { 1 } else { 0 });
+    let bias = lin.bias;
+    let keep = |x: &[f32], o: &mut [f32]| {
+        for (o, &v) in o.iter_mut().zip(x) {
+            *o = v;
+        }
+    };
+    match lin.w.data {
+        Data::F32(w) => {
+            strips(ops, input, at, room, c, keep, |t, out| ops.gemm_f32(t, w, bias, out), out)
+        }
+        Data::F16(w) => {
+            strips(ops, input, at, room, c, keep, |t, out| ops.gemm_f16(t, w, bias, out), out)
+        }
+        Data::I8 { w, scale, wide: false } => {
+            let (s, inverse) = row_scale(input.range, 127.0);
+            let put = |x: &[f32], q: &mut [i8]| ops.requantize_i8(x, inverse, q);
+            let w = Packed { w, scale, bias };
+            strips(ops, input, at, room, up4(c), put, |t, out| ops.gemm_i8(t, &[s], w, out), out)
+        }
+        Data::I8 { w, scale, wide: true } => {
+            let (s, inverse) = row_scale(input.range, 2047.0);
+            let put = |x: &[f32], q: &mut [i16]| ops.requantize_i12(x, inverse, q);
+            let w = Packed { w, scale, bias };
+            strips(ops, input, at, room, up4(c), put, |t, out| ops.gemm_i12(t, &[s], w, out), out)
+        }
+        Data::I8Rows(..) => Err(Error::PlanMismatch),
+    }
+}
+
+/// Largest |SiLU| (or |value|) of a normed map, from the range of each channel.
+fn normed_range(s: &Stats<'_>, set: usize, c: usize, act: bool) -> f32 {
+    /// SiLU falls to -0.27846 at -1.27846 and rises from there.
+    const DIP: (f32, f32) = (-1.278_464_5, 0.278_464_55);
+    let ends = s.row(set + 1, c).iter().zip(s.row(set + 2, c));
+    let norms = s.row(stat::GAIN, c).iter().zip(s.row(stat::SHIFT, c));
+    ends.zip(norms).fold(0.0, |m: f32, ((&lo, &hi), (&g, &b))| {
+        let (y0, y1) = (lo * g + b, hi * g + b);
+        let (y0, y1) = if y0 < y1 { (y0, y1) } else { (y1, y0) };
+        let (a0, a1) = if act { (silu(y0), silu(y1)) } else { (y0, y1) };
+        let dip = if act && y0 < DIP.0 && y1 > DIP.0 { DIP.1 } else { 0.0 };
+        m.max(a0.abs()).max(a1.abs()).max(dip)
+    })
+}
+
+/// Turns sums into the norm's gain and shift: the second pass, about the mean.
+fn norm(s: &mut Stats<'_>, set: usize, map: Map<'_>, h: usize, affine: &[f32], row: &mut [f32]) {
+    let c = map.c;
+    let per = c / GROUPS;
+    let count = (h * map.w * per) as f32;
+    // Means per channel of its group, for now in SHIFT.
+    for g in 0..GROUPS {
+        let total = part(s.row(set, c), g * per, per).iter().fold(0.0f32, |a, &v| a + v);
+        part_mut(s.row_mut(stat::SHIFT, c), g * per, per).fill(total / count);
+    }
+    s.row_mut(stat::GAIN, c).fill(0.0);
+    let row = part_mut(row, 0, map.w * c);
+    for y in 0..h {
+        map.load(y, row);
+        s.row_mut(stat::TEMP, c).fill(0.0);
+        let n = s.c_max;
+        let (low, temp) = s.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();
+        let (gain, mean) = part_mut(low, stat::GAIN * n, 2 * n).split_at_mut_checked(n).unwrap_or_default();
+        for px in row.chunks_exact(c) {
+            for ((t, &m), &v) in temp.iter_mut().zip(mean.iter()).zip(px) {
+                *t += (v - m) * (v - m);
+            }
+        }
+        for (g, &t) in gain.iter_mut().zip(temp.iter()).take(c) {
+            *g += t;
+        }
+    }
+    for g in 0..GROUPS {
+        let squares = part(s.row(stat::GAIN, c), g * per, per).iter().fold(0.0f32, |a, &v| a + v);
+        part_mut(s.row_mut(stat::GAIN, c), g * per, per).fill(rsqrt(squares / count + 1e-6));
+    }
+    for i in 0..c {
+        let (gamma, beta) = (at(affine, i), at(affine, c + i));
+        let gain = at(s.row(stat::GAIN, c), i) * gamma;
+        let shift = beta - at(s.row(stat::SHIFT, c), i) * gain;
+        part_mut(s.row_mut(stat::GAIN, c), i, 1).fill(gain);
+        part_mut(s.row_mut(stat::SHIFT, c), i, 1).fill(shift);
+    }
+}
+
+fn at(x: &[f32], i: usize) -> f32 {
+    x.get(i).copied().unwrap_or(0.0)
+}
+
+/// What of a layer the passes need to know.
+#[derive(Clone, Copy)]
+struct Place {
+    input: Buf,
+    output: Buf,
+    level: usize,
+    /// Size of the input map.
+    h: usize,
+    w: usize,
+    /// Size of the output map.
+    out_h: usize,
+    out_w: usize,
+    store: Store,
+}
+
+impl Place {
+    fn of(job: &Job<'_>, at: usize, layer: Layer, level: usize) -> Self {
+        let (shape, tier) = (&job.model.shape, &job.plan.tier);
+        let (input, output) = level_maps(shape, tier, at);
+        let (h, w) = map_size(shape, tier, level);
+        let (out_h, out_w) = out_size(shape, tier, layer, level);
+        Self { input, output, level, h, w, out_h, out_w, store: tier.maps }
+    }
+
+    /// Rows of a strip that begins at `y`.
+    fn rows(&self, job: &Job<'_>, y: usize) -> usize {
+        self.out_h.saturating_sub(y).min(job.plan.tier.strip)
+    }
+
+    fn map<'a>(&self, bytes: &'a [u8], c: usize) -> Map<'a> {
+        // The latent is float whatever the tier.
+        let store = if self.input == Buf::FHat { Store::F32 } else { self.store };
+        Map { bytes, w: self.w, c, store }
+    }
+}
+
+impl<O: Ops> Host<'_, O> {
+    /// One strip of one pass of layer `at`.
+    pub(crate) fn decode(&mut self, job: &Job<'_>, at: usize, pass: Pass, y: usize) -> Result<(), Error> {
+        let (layer, level, weights) = job.model.layer(job.plan.tier.decoder, at);
+        let p = Place::of(job, at, layer, level);
+        match (layer, weights, pass) {
+            (Layer::Conv { cin, .. }, _, Pass::Scan) => self.scan(job, p, cin),
+            (Layer::Conv { cin, .. }, LayerWeights::Conv(lin), _) => {
+                self.plain(job, p, &lin, cin, 1, y)
+            }
+            (Layer::Up { c }, LayerWeights::Conv(lin), _) => self.plain(job, p, &lin, c, 2, y),
+            (Layer::Res { cin, .. }, LayerWeights::Res { norm1, .. }, Pass::Norm1) => {
+                self.norm(job, p, p.input, stat::MAP, cin, norm1, true, None)
+            }
+            (Layer::Res { cin, .. }, LayerWeights::Res { conv1, .. }, Pass::First) => {
+                self.first(job, p, &conv1, cin, y)
+            }
+            (Layer::Res { cin, cout }, LayerWeights::Res { norm2, .. }, Pass::Norm2) => {
+                self.norm(job, p, Buf::Hidden(p.level), stat::HIDDEN, cout, norm2, true, Some(cin))
+            }
+            (Layer::Res { cin, cout }, LayerWeights::Res { conv2, shortcut, .. }, _) => {
+                self.second(job, p, &conv2, shortcut.as_ref(), (cin, cout), y)
+            }
+            (Layer::Attention { c }, LayerWeights::Attention { norm, .. }, Pass::Norm1) => {
+                self.norm(job, p, p.input, stat::MAP, c, norm, false, None)
+            }
+            (Layer::Attention { c }, LayerWeights::Attention { qkv, .. }, Pass::First) => {
+                self.map_qkv(job, p, &qkv, c, y)
+            }
+            (Layer::Attention { c }, LayerWeights::Attention { proj, .. }, _) => {
+                self.map_attend(job, p, &proj, c, y)
+            }
+            (Layer::Out { c }, LayerWeights::Out { norm, .. }, Pass::Norm1) => {
+                self.norm(job, p, p.input, stat::MAP, c, norm, true, None)
+            }
+            (Layer::Out { c }, LayerWeights::Out { conv, .. }, _) => self.rgb(job, p, &conv, c, y),
+            _ => Err(Error::PlanMismatch),
+        }
+    }
+
+    /// Range of the latent, which the quantizer wrote.
+    fn scan(&mut self, job: &Job<'_>, p: Place, c: usize) -> Result<(), Error> {
+        let [stats, out_rows, input] =
+            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, p.input])?;
+        let mut s = Stats::new(stats)?;
+        s.reset(stat::MAP);
+        let row = part_mut(nums::<f32>(out_rows)?, 0, p.w * c);
+        for y in 0..p.h {
+            p.map(input, c).load(y, row);
+            s.add(stat::MAP, row, c);
+        }
+        Ok(())
+    }
+
+    /// A norm's second pass over its map; `shortcut` names the channels of the raw input, whose range
+    /// the second convolution will need after its statistics are gone.
+    fn norm(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        map: Buf,
+        set: usize,
+        c: usize,
+        affine: &[f32],
+        act: bool,
+        shortcut: Option<usize>,
+    ) -> Result<(), Error> {
+        let [stats, out_rows, bytes] = self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, map])?;
+        let mut s = Stats::new(stats)?;
+        norm(&mut s, set, p.map(bytes, c), p.h, affine, nums(out_rows)?);
+        let range = normed_range(&s, set, c, act);
+        s.set_range(0, range);
+        if let Some(cin) = shortcut {
+            let range = s.range(stat::MAP, cin);
+            s.set_range(1, range);
+        }
+        Ok(())
+    }
+
+    /// A convolution of a raw map: the latent's two, and the enlargements.
+    fn plain(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        lin: &Linear<'_>,
+        c: usize,
+        up: usize,
+        y: usize,
+    ) -> Result<(), Error> {
+        let [stats, out_rows, strip, input, output] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, p.output])?;
+        let mut s = Stats::new(stats)?;
+        if y == 0 {
+            let range = s.range(stat::MAP, c);
+            s.set_range(0, range);
+            s.reset(stat::MAP);
+        }
+        let (n, cout) = (p.rows(job, y), lin.bias.len());
+        let (out, row) = split(nums::<f32>(out_rows)?, n * p.out_w * cout)?;
+        let map = p.map(input, c);
+        let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        for (i, row) in out.chunks_exact_mut(p.out_w * cout).enumerate() {
+            save(output, p.store, y + i, row)?;
+            s.add(stat::MAP, row, cout);
+        }
+        Ok(())
+    }
+
+    /// First convolution of a residual block, into the hidden map.
+    fn first(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        lin: &Linear<'_>,
+        c: usize,
+        y: usize,
+    ) -> Result<(), Error> {
+        let hidden = Buf::Hidden(p.level);
+        let [stats, out_rows, strip, input, hidden] =
+            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, hidden])?;
+        let mut s = Stats::new(stats)?;
+        if y == 0 {
+            s.reset(stat::HIDDEN);
+        }
+        let (n, cout) = (p.rows(job, y), lin.bias.len());
+        let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * cout)?;
+        let map = p.map(input, c);
+        let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
+        let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
+            save(hidden, p.store, y + i, row)?;
+            s.add(stat::HIDDEN, row, cout);
+        }
+        Ok(())
+    }
+
+    /// Second convolution of a residual block, added to the block's input or its 1x1 shortcut.
+    fn second(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        lin: &Linear<'_>,
+        shortcut: Option<&Linear<'_>>,
+        (cin, cout): (usize, usize),
+        y: usize,
+    ) -> Result<(), Error> {
+        let common = [Buf::Stats, Buf::OutRows, Buf::Strip, Buf::Hidden(p.level), p.output];
+        let mut foreign: &[u8] = &[];
+        let [stats, out_rows, strip, hidden, output] = if p.input == p.output {
+            self.arena.take(job.plan, common)?
+        } else {
+            let [a, b, c, d, e] = common;
+            let [a, b, c, d, e, input] = self.arena.take(job.plan, [a, b, c, d, e, p.input])?;
+            foreign = input;
+            [a, b, c, d, e]
+        };
+        let mut s = Stats::new(stats)?;
+        if y == 0 {
+            s.reset(stat::MAP);
+        }
+        let n = p.rows(job, y);
+        let (out, rest) = split(nums::<f32>(out_rows)?, n * p.w * cout)?;
+        {
+            let norm = Some((s.row(stat::GAIN, cout), s.row(stat::SHIFT, cout), true));
+            let input =
+                Input { map: p.map(hidden, cout), h: p.h, up: 1, norm, range: s.get_range(0) };
+            conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row: &mut *rest }, out)?;
+        }
+        for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
+            match shortcut {
+                None => {
+                    let base = part_mut(rest, 0, p.w * cout);
+                    p.map(output, cout).load(y + i, base);
+                    add(row, base);
+                }
+                Some(lin) => {
+                    let (base, raw) = split(rest, p.w * cout)?;
+                    let (map, range) = (p.map(foreign, cin), s.get_range(1));
+                    let input = Input { map, h: p.h, up: 1, norm: None, range };
+                    let mut room = Room { strip, row: raw };
+                    conv(&self.ops, &input, lin, (y + i, 1), &mut room, base)?;
+                    add(row, base);
+                }
+            }
+            save(output, p.store, y + i, row)?;
+            s.add(stat::MAP, row, cout);
+        }
+        Ok(())
+    }
+
+    /// Queries, keys and values of a strip of positions.
+    fn map_qkv(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        lin: &Linear<'_>,
+        c: usize,
+        y: usize,
+    ) -> Result<(), Error> {
+        let [stats, out_rows, strip, input, qkv] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::MapQkv])?;
+        let s = Stats::new(stats)?;
+        let n = p.rows(job, y);
+        let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3 * c)?;
+        let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), false));
+        let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        for (i, row) in out.chunks_exact_mut(p.w * 3 * c).enumerate() {
+            save(qkv, p.store, y + i, row)?;
+        }
+        Ok(())
+    }
+
+    /// `x += proj(softmax(q k^T / sqrt(c)) v)` of a strip of positions.
+    fn map_attend(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        proj: &Linear<'_>,
+        c: usize,
+        y: usize,
+    ) -> Result<(), Error> {
+        let [stats, out_rows, strip, map, qkv] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::MapQkv])?;
+        let mut s = Stats::new(stats)?;
+        if y == 0 {
+            s.reset(stat::MAP);
+        }
+        let positions = p.h * p.w;
+        let (sum, rest) = split(nums::<f32>(out_rows)?, p.w * c)?;
+        let (scores, rest) = split(rest, positions)?;
+        let (o, rest) = split(rest, c)?;
+        let base = rest.get_mut(..p.w * c).ok_or(Error::PlanMismatch)?;
+        let factor = rsqrt(c as f32);
+        let view = Map { bytes: qkv, w: 1, c: 3 * c, store: p.store };
+        let skip = |k: usize| qkv.get(k * c * p.store.bytes()..).unwrap_or(&[]);
+        let kv = match p.store {
+            Store::F32 => Kv::F32 { k: nums_ref(skip(1))?, v: nums_ref(skip(2))? },
+            Store::F16 | Store::I8 => Kv::F16 { k: nums_ref(skip(1))?, v: nums_ref(skip(2))? },
+        };
+        let heads = Heads { width: 3 * c, dim: c };
+        for y in y..y + p.rows(job, y) {
+            for (x, sum) in sum.chunks_exact_mut(c).enumerate() {
+                let q = part_mut(base, 0, c);
+                load_part(&view, y * p.w + x, q);
+                for q in q.iter_mut() {
+                    *q *= factor;
+                }
+                let mut scratch =
+                    Scratch { scores: &mut *scores, probs: &mut [], sums: &mut [], query: &mut [] };
+                self.ops.attend(heads, q, [(kv, positions), (kv, 0)], &mut scratch, o);
+                linear(&self.ops, o, 1, proj, strip, &mut [0.0], sum)?;
+            }
+            p.map(map, c).load(y, base);
+            add(sum, base);
+            save(map, p.store, y, sum)?;
+            s.add(stat::MAP, sum, c);
+        }
+        Ok(())
+    }
+
+    /// The last convolution, and the pixels.
+    fn rgb(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        lin: &Linear<'_>,
+        c: usize,
+        y: usize,
+    ) -> Result<(), Error> {
+        let [stats, out_rows, strip, input, rgb] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::Rgb])?;
+        let s = Stats::new(stats)?;
+        let n = p.rows(job, y);
+        let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3)?;
+        let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
+        let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        for (o, &v) in rgb.iter_mut().zip(out.iter()) {
+            *o = pixel(v);
+        }
+        Ok(())
+    }
+}
+
+fn add(a: &mut [f32], b: &[f32]) {
+    for (a, &b) in a.iter_mut().zip(b) {
+        *a += b;
+    }
+}
+
+/// The first `out.len()` channels of position `i` of a map one position wide.
+fn load_part(map: &Map<'_>, i: usize, out: &mut [f32]) {
+    let from = i * map.c * map.store.bytes();
+    let bytes = map.bytes.get(from..).unwrap_or(&[]);
+    Map { bytes, ..*map }.load(0, out);
+}

@@ -1,0 +1,244 @@
+//! The generator: one image, one bounded step at a time.
+//!
+//! A plain state machine. Progress, preview, cancel and a fed watchdog all fall out of [`Generator::step`]:
+//! stop calling it and the image waits; drop the generator and it is cancelled.
+
+use crate::bytes::part;
+use crate::config::{MAX_TABLES, Sampling};
+use crate::error::Error;
+use crate::host::{Backend, Job};
+use crate::model::Model;
+use crate::plan::{Buf, Plan};
+use crate::stage::{Pass, Stage};
+use crate::tensor::Layer;
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'t> {
+    /// A row of each condition table; `None` means "not given".
+    pub labels: [Option<u32>; MAX_TABLES],
+    /// Seed of every draw.
+    pub seed: u64,
+    /// Guidance and sampling.
+    pub sampling: Sampling,
+    /// All tokens, given instead of drawn (L of them): decodes a picture that was made before.
+    pub tokens: Option<&'t [u16]>,
+}
+
+impl Request<'_> {
+    /// Seed 0, nothing given, the model's own sampling.
+    pub fn new(model: &Model<'_>) -> Self {
+        Self { labels: [None; MAX_TABLES], seed: 0, sampling: model.shape.config.sampling, tokens: None }
+    }
+
+    fn check(&self, model: &Model<'_>) -> Result<(), Error> {
+        let c = &model.shape.config;
+        for (t, label) in self.labels.iter().enumerate() {
+            let rows = c.table(t).rows;
+            match *label {
+                Some(row) if t >= c.n_tables() || row >= rows => {
+                    return Err(Error::UnknownLabel { table: t as u16, row, rows });
+                }
+                _ => {}
+            }
+        }
+        if !self.sampling.is_valid() {
+            return Err(Error::BadSampling);
+        }
+        if let Some(tokens) = self.tokens {
+            let need = c.tokens();
+            if tokens.len() != need {
+                return Err(Error::BadTokens { need, got: tokens.len() });
+            }
+            if let Some(got) = tokens.iter().position(|&t| t as u32 >= c.vocab) {
+                return Err(Error::BadTokens { need, got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Work done so far, in multiply-accumulates: close to linear in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Progress {
+    /// Done.
+    pub done: u64,
+    /// In the whole image.
+    pub total: u64,
+}
+
+/// What a step brought.
+#[derive(Debug)]
+pub enum Step<'g> {
+    /// Nothing to show yet.
+    Working(Progress),
+    /// A scale is finished.
+    Scale(ScaleView<'g>),
+    /// Finished pixel rows.
+    Rows(Rows<'g>),
+    /// The image is complete.
+    Done,
+}
+
+/// The latent after a scale.
+#[derive(Debug)]
+pub struct ScaleView<'g> {
+    /// The scale.
+    pub scale: usize,
+    /// Height and width of the preview.
+    pub size: (usize, usize),
+    /// Work done.
+    pub progress: Progress,
+    latent: &'g [f32],
+    weight: &'g [f32],
+    bias: &'g [f32],
+}
+
+impl ScaleView<'_> {
+    /// A small picture of the latent so far, pixel by pixel: the model's linear map from its channels
+    /// to RGB. Costs nothing unless it is asked for.
+    pub fn preview(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
+        let z = self.weight.len() / 3;
+        self.latent.chunks_exact(z.max(1)).map(move |f| {
+            let mut i = 0;
+            [(); 3].map(|()| {
+                let dot = part(self.weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
+                let v = dot + self.bias.get(i).copied().unwrap_or(0.0);
+                i += 1;
+                (v * 255.0) as u8
+            })
+        })
+    }
+}
+
+/// Finished rows of the image.
+#[derive(Debug)]
+pub struct Rows<'g> {
+    /// First row.
+    pub y: usize,
+    /// Pixels per row.
+    pub width: usize,
+    /// `[rows, width, 3]`, RGB.
+    pub rgb: &'g [u8],
+    /// Work done.
+    pub progress: Progress,
+}
+
+/// Makes one image after another in the same memory.
+#[derive(Debug)]
+pub struct Generator<'a, B> {
+    model: &'a Model<'a>,
+    plan: &'a Plan,
+    backend: B,
+    request: Request<'a>,
+    stage: Stage,
+    done: u64,
+}
+
+impl<'a, B: Backend> Generator<'a, B> {
+    /// Ready to make the requested image.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLabel`], [`Error::BadSampling`], [`Error::BadTokens`].
+    pub fn new(
+        model: &'a Model<'a>,
+        plan: &'a Plan,
+        backend: B,
+        request: Request<'a>,
+    ) -> Result<Self, Error> {
+        request.check(model)?;
+        Ok(Self { model, plan, backend, request, stage: Stage::Setup, done: 0 })
+    }
+
+    /// Starts over, with another request. Legal at any time; nothing of the last image remains.
+    ///
+    /// # Errors
+    /// As [`Generator::new`]; the old request then stays.
+    pub fn reset(&mut self, request: Request<'a>) -> Result<(), Error> {
+        request.check(self.model)?;
+        self.request = request;
+        self.stage = Stage::Setup;
+        self.done = 0;
+        Ok(())
+    }
+
+    /// The stage that the next step does.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The backend's name.
+    pub fn backend(&self) -> &str {
+        self.backend.name()
+    }
+
+    /// Height and width of the image.
+    pub fn size(&self) -> (usize, usize) {
+        let latent = self.model.shape.config.latent();
+        let f = self.model.shape.decoder(self.plan.tier.decoder).factor();
+        (latent.h as usize * f, latent.w as usize * f)
+    }
+
+    /// All tokens; those of scales not yet run are 0.
+    ///
+    /// # Errors
+    /// The backend's. Tokens are kept until the decoder begins.
+    pub fn tokens(&mut self) -> Result<&[u16], Error> {
+        let n = self.model.shape.config.tokens();
+        let all = self.backend.view(self.plan, Buf::Tokens)?;
+        Ok(part(bytemuck::try_cast_slice(all).unwrap_or(&[]), 0, n))
+    }
+
+    /// A buffer of the plan between two steps, for tests and tools.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn view(&mut self, buf: Buf) -> Result<&[u8], Error> {
+        self.backend.view(self.plan, buf)
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { done: self.done, total: self.plan.total_macs() }
+    }
+
+    /// Does one bounded piece of work: at most [`Plan::max_step_macs`] multiply-accumulates.
+    ///
+    /// # Errors
+    /// The backend's; the stage is not advanced, so the step may be tried again or the generator reset.
+    pub fn step(&mut self) -> Result<Step<'_>, Error> {
+        let stage = self.stage;
+        if stage == Stage::Done {
+            return Ok(Step::Done);
+        }
+        let shape = &self.model.shape;
+        let job = Job { model: self.model, plan: self.plan, request: &self.request };
+        self.backend.run(&job, stage)?;
+        self.stage = stage.next(shape, &self.plan.tier);
+        self.done += stage.macs(shape, &self.plan.tier);
+        let progress = self.progress();
+        let c = &shape.config;
+        match stage {
+            Stage::Fold { scale } => {
+                let latent = c.latent();
+                let size = (latent.h as usize, latent.w as usize);
+                let (weight, bias) = self.model.preview();
+                let n = size.0 * size.1 * c.cvae as usize;
+                let bytes = self.backend.view(self.plan, Buf::FHat)?;
+                let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
+                Ok(Step::Scale(ScaleView { scale, size, progress, latent, weight, bias }))
+            }
+            Stage::Decode { layer, pass: Pass::First, y } => {
+                let d = shape.decoder(self.plan.tier.decoder);
+                if !matches!(d.layer(c.cvae as usize, layer).0, Layer::Out { .. }) {
+                    return Ok(Step::Working(progress));
+                }
+                let (h, width) = self.size();
+                let n = h.saturating_sub(y).min(self.plan.tier.strip);
+                let rgb = part(self.backend.view(self.plan, Buf::Rgb)?, 0, n * width * 3);
+                Ok(Step::Rows(Rows { y, width, rgb, progress }))
+            }
+            _ => Ok(Step::Working(progress)),
+        }
+    }
+}

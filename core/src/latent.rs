@@ -1,0 +1,202 @@
+//! Between the scales: input embeddings, and the residual quantizer (official `models/quant.py`).
+//!
+//! ```text
+//! f_hat += phi_k( bicubic(codebook[tokens] -> P) )        the last scale is not enlarged
+//! next   = area(f_hat -> size of the next scale)
+//! ```
+
+use crate::bytes::{part, part_mut, up};
+use crate::error::Error;
+use crate::host::{Host, Job, nums, split};
+use crate::ops::{Ops, Taps};
+use crate::plan::{ARENA_ALIGN, Buf};
+use crate::tensor::Data;
+
+/// The four bicubic weights (a = -0.75) at distance `t` in 0..1 from the second tap.
+fn cubic(t: f32) -> [f32; 4] {
+    const A: f32 = -0.75;
+    let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    [far(t + 1.0), near(t), near(1.0 - t), far((1.0 - t) + 1.0)]
+}
+
+/// Taps and weights of output `d` of an enlargement `n -> p`: half-pixel centres, border repeated.
+fn taps(d: usize, n: usize, p: usize) -> [(usize, f32); 4] {
+    let s = (n as f32 / p as f32) * (d as f32 + 0.5) - 0.5;
+    let floor = libm::floorf(s);
+    let w = cubic(s - floor);
+    let first = floor as isize - 1;
+    let mut i = first - 1;
+    w.map(|w| {
+        i += 1;
+        (i.clamp(0, n as isize - 1) as usize, w)
+    })
+}
+
+/// Enlarges `from` `[n, inner]` along its first axis to `[p, inner]`.
+fn enlarge(from: &[f32], n: usize, p: usize, inner: usize, out: &mut [f32]) {
+    for (d, out) in out.chunks_exact_mut(inner).take(p).enumerate() {
+        let [(a, wa), (b, wb), (c, wc), (e, we)] = taps(d, n, p);
+        let row = |i: usize| part(from, i * inner, inner);
+        let rows = row(a).iter().zip(row(b)).zip(row(c)).zip(row(e));
+        for (o, (((&a, &b), &c), &e)) in out.iter_mut().zip(rows) {
+            *o = a * wa + b * wb + c * wc + e * we;
+        }
+    }
+}
+
+/// The window of output `i` of an area reduction `p -> n`: overlapping where n does not divide p.
+fn window(i: usize, p: usize, n: usize) -> (usize, usize) {
+    (i * p / n, ((i + 1) * p).div_ceil(n))
+}
+
+impl<O: Ops> Host<'_, O> {
+    /// The residual stream at the start of a scale, the same for both rows but at the first scale.
+    pub(crate) fn begin(&mut self, job: &Job<'_>, scale: usize) -> Result<(), Error> {
+        let c = &job.model.shape.config;
+        let w = job.model.shape.trunk(0).width as usize;
+        let weights = job.model.trunk(0);
+        let (l, offset) = (c.scale(scale).tokens(), c.tokens_before(scale));
+        let rows = job.plan.tier.rows(scale);
+        let second = c.max_tokens() * w;
+        if scale == 0 {
+            let [x, cond] = self.arena.take(job.plan, [Buf::X, Buf::Cond])?;
+            let (x, cond) = (nums::<f32>(x)?, nums::<f32>(cond)?);
+            for row in 0..rows {
+                let x = part_mut(x, row * second, l * w);
+                for (t, x) in x.chunks_exact_mut(w).enumerate() {
+                    for (x, &c) in x.iter_mut().zip(part(cond, row * w, w)) {
+                        *x = c;
+                    }
+                    weights.pos_start.add_row(t, x);
+                    weights.lvl_pos.add_row(t, x);
+                }
+            }
+            return Ok(());
+        }
+        let [x, next] = self.arena.take(job.plan, [Buf::X, Buf::Next])?;
+        let (x, next) = (nums::<f32>(x)?, nums::<f32>(next)?);
+        let first = part_mut(x, 0, l * w);
+        let input = Taps::matrix(part(next, 0, l * c.cvae as usize), l, c.cvae as usize);
+        float_gemm(&self.ops, input, &weights.word.w.data, weights.word.bias, first)?;
+        for (t, x) in first.chunks_exact_mut(w).enumerate() {
+            weights.lvl_pos.add_row(offset + t, x);
+        }
+        if rows == 2 {
+            let (first, rest) = split(x, second)?;
+            for (a, b) in rest.iter_mut().zip(part(first, 0, l * w)) {
+                *a = *b;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the drawn tokens of a scale to the latent and reduces it for the next scale.
+    pub(crate) fn fold(&mut self, job: &Job<'_>, scale: usize) -> Result<(), Error> {
+        let c = &job.model.shape.config;
+        let (s, last) = (c.scale(scale), c.latent());
+        let (h, w, z) = (s.h as usize, s.w as usize, c.cvae as usize);
+        let (ph, pw) = (last.h as usize, last.w as usize);
+        let bufs = [Buf::FHat, Buf::Tokens, Buf::Next, Buf::Enlarged, Buf::PhiStrip];
+        let [f_hat, tokens, next, enlarged, strip] = self.arena.take(job.plan, bufs)?;
+        let (f_hat, next) = (nums::<f32>(f_hat)?, nums::<f32>(next)?);
+        let (big, half) = split(enlarged, up(4 * ph * pw * z, ARENA_ALIGN))?;
+        let (big, half) = (nums::<f32>(big)?, nums::<f32>(half)?);
+        let big = part_mut(big, 0, ph * pw * z);
+
+        let tokens = part(nums::<u16>(tokens)?, c.tokens_before(scale), s.tokens());
+        let codes = part_mut(next, 0, h * w * z);
+        codes.fill(0.0);
+        let codebook = job.model.codebook();
+        for (code, &t) in codes.chunks_exact_mut(z).zip(tokens) {
+            codebook.add_row(t as usize, code);
+        }
+        if scale + 1 < c.n_scales() {
+            for y in 0..h {
+                let row = part(codes, y * w * z, w * z);
+                enlarge(row, w, pw, z, part_mut(half, y * pw * z, pw * z));
+            }
+            enlarge(half, h, ph, pw * z, big);
+        } else {
+            for (o, &v) in big.iter_mut().zip(codes.iter()) {
+                *o = v;
+            }
+        }
+
+        let phi = job.model.phi(s.phi as usize);
+        let (strip, out) = split(nums::<f32>(strip)?, 3 * (pw + 2) * z)?;
+        let out = part_mut(out, 0, pw * z);
+        for (y, f_row) in f_hat.chunks_exact_mut(pw * z).enumerate() {
+            strip.fill(0.0);
+            for (dy, padded) in strip.chunks_exact_mut((pw + 2) * z).enumerate() {
+                // Row y + dy - 1; out of range stays zero.
+                if let Some(from) = (y + dy).checked_sub(1) {
+                    let row = part(big, from * pw * z, pw * z);
+                    for (o, &v) in part_mut(padded, z, pw * z).iter_mut().zip(row) {
+                        *o = v;
+                    }
+                }
+            }
+            let taps = Taps {
+                data: &*strip,
+                rows: pw,
+                stride: z,
+                segs: 3,
+                seg_len: 3 * z,
+                seg_stride: (pw + 2) * z,
+            };
+            float_gemm(&self.ops, taps, &phi.w.data, phi.bias, out)?;
+            for ((f, &h), &conv) in f_row.iter_mut().zip(part(big, y * pw * z, pw * z)).zip(out.iter())
+            {
+                *f += 0.5 * h + 0.5 * conv;
+            }
+        }
+
+        if scale + 1 < c.n_scales() {
+            let n = c.scale(scale + 1);
+            reduce(f_hat, (ph, pw, z), (n.h as usize, n.w as usize), next);
+        }
+        Ok(())
+    }
+}
+
+/// Area reduction of `[ph, pw, z]` to `[nh, nw, z]`: plain means.
+fn reduce(
+    from: &[f32],
+    (ph, pw, z): (usize, usize, usize),
+    (nh, nw): (usize, usize),
+    out: &mut [f32],
+) {
+    for (i, out) in out.chunks_exact_mut(z).take(nh * nw).enumerate() {
+        let (y0, y1) = window(i / nw, ph, nh);
+        let (x0, x1) = window(i % nw, pw, nw);
+        out.fill(0.0);
+        for y in y0..y1 {
+            for x in x0..x1 {
+                for (o, &v) in out.iter_mut().zip(part(from, (y * pw + x) * z, z)) {
+                    *o += v;
+                }
+            }
+        }
+        let area = ((y1 - y0) * (x1 - x0)) as f32;
+        for o in out {
+            *o /= area;
+        }
+    }
+}
+
+fn float_gemm<O: Ops>(
+    ops: &O,
+    x: Taps<'_, f32>,
+    w: &Data<'_>,
+    bias: &[f32],
+    out: &mut [f32],
+) -> Result<(), Error> {
+    match *w {
+        Data::F32(w) => ops.gemm_f32(x, w, bias, out),
+        Data::F16(w) => ops.gemm_f16(x, w, bias, out),
+        // Refused when the file was read.
+        Data::I8 { .. } | Data::I8Rows(..) => return Err(Error::PlanMismatch),
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! The kernels, on slices: what SIMD implements. The default of every method is the scalar
+//! reference, which defines the bits of the integer tiers; an implementation may leave holes.
+//!
+//! Shapes are the caller's promise. A slice that is too short shortens the work, never panics.
+
+use half::f16;
+
+use crate::scalar;
+
+/// Inputs of a matrix product: row `m` is `segs` runs of `seg_len` values, the first at
+/// `m * stride`, each `seg_stride` after the one before.
+///
+/// A matrix `[M, K]` is one run of K with stride K. A 3x3 convolution of a halo-padded strip
+/// `[rows + 2][W + 2][C]` is three runs of 3 C, one strip row apart, with stride C.
+#[derive(Clone, Copy, Debug)]
+pub struct Taps<'a, T> {
+    /// The values.
+    pub data: &'a [T],
+    /// Rows M.
+    pub rows: usize,
+    /// Distance of two rows.
+    pub stride: usize,
+    /// Runs per row.
+    pub segs: usize,
+    /// Values of a run; a multiple of 4 for integers.
+    pub seg_len: usize,
+    /// Distance of two runs.
+    pub seg_stride: usize,
+}
+
+impl<'a, T> Taps<'a, T> {
+    /// A dense matrix of rows of `k`.
+    pub fn matrix(data: &'a [T], rows: usize, k: usize) -> Self {
+        Self { data, rows, stride: k, segs: 1, seg_len: k, seg_stride: 0 }
+    }
+
+    /// Run `s` of row `m`.
+    #[inline(always)]
+    pub fn run(&self, m: usize, s: usize) -> &'a [T] {
+        let at = m * self.stride + s * self.seg_stride;
+        self.data.get(at..at + self.seg_len).unwrap_or(&[])
+    }
+
+    /// Inputs of one row, K.
+    pub const fn k(&self) -> usize {
+        self.segs * self.seg_len
+    }
+}
+
+/// Packed int8 weights of a matrix product; see [`crate::tensor::Data::I8`].
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// `[N / 8][K / 4][8][4]`.
+    pub w: &'a [i8],
+    /// Scale per output channel, padded to 8.
+    pub scale: &'a [f32],
+    /// Bias `[N]`; its length is N.
+    pub bias: &'a [f32],
+}
+
+/// Keys and values that attention reads: `[tokens, C]`, and for int8 a scale per (token, head).
+#[derive(Clone, Copy, Debug)]
+pub enum Kv<'a> {
+    /// Float.
+    F32 {
+        /// Keys.
+        k: &'a [f32],
+        /// Values.
+        v: &'a [f32],
+    },
+    /// Half float.
+    F16 {
+        /// Keys.
+        k: &'a [f16],
+        /// Values.
+        v: &'a [f16],
+    },
+    /// int8.
+    I8 {
+        /// Keys.
+        k: &'a [i8],
+        /// Values.
+        v: &'a [i8],
+        /// Scales of the keys `[tokens, heads]`.
+        ks: &'a [f16],
+        /// Scales of the values.
+        vs: &'a [f16],
+    },
+}
+
+/// Scratch of attention.
+#[derive(Debug)]
+pub struct Scratch<'a> {
+    /// `[keys]`.
+    pub scores: &'a mut [f32],
+    /// `[keys]`.
+    pub probs: &'a mut [i16],
+    /// `[hd]`.
+    pub sums: &'a mut [i32],
+    /// `[hd]`.
+    pub query: &'a mut [i8],
+}
+
+/// Where the heads lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// Width C.
+    pub width: usize,
+    /// Channels per head.
+    pub dim: usize,
+}
+
+/// The operations of a backend over the caller's memory.
+///
+/// Integer products accumulate exactly; floats follow the order of operations of `num`
+/// (docs/arithmetic.md), so that every implementation gives the same bits.
+pub trait Ops {
+    /// Its name, for people.
+    fn name(&self) -> &'static str;
+
+    /// `out = LN(x) * gain + shift`, one row; LN without affine, eps 1e-6.
+    fn layer_norm(&self, x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]) {
+        scalar::layer_norm(x, gain, shift, out);
+    }
+
+    /// `out = round(x / s)` with `s = max|x| / 127`, one row; the rest of `out` is zeroed.
+    /// Returns s.
+    fn quantize_i8(&self, x: &[f32], out: &mut [i8]) -> f32 {
+        scalar::quantize_i8(x, out)
+    }
+
+    /// As `quantize_i8` with `s = max|x| / 2047`.
+    fn quantize_i12(&self, x: &[f32], out: &mut [i16]) -> f32 {
+        scalar::quantize_i12(x, out)
+    }
+
+    /// `out[m, n] = (sum_k x[m, k] w[n, k]) * (row_scale[m] * scale[n]) + bias[n]`; `out` is `[M, N]`.
+    /// One row scale serves all rows.
+    fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+        scalar::gemm_int(x, row_scale, w, out);
+    }
+
+    /// As `gemm_i8` for 12-bit inputs stored as i16.
+    fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+        scalar::gemm_int(x, row_scale, w, out);
+    }
+
+    /// `out[m, n] = sum_k x[m, k] w[n, k] + bias[n]`, w row-major.
+    fn gemm_f32(&self, x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]) {
+        scalar::gemm_f32(x, w, bias, out);
+    }
+
+    /// As `gemm_f32` with half-float weights.
+    fn gemm_f16(&self, x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]) {
+        scalar::gemm_f16(x, w, bias, out);
+    }
+
+    /// GELU in its tanh form, in place.
+    fn gelu(&self, x: &mut [f32]) {
+        scalar::gelu(x);
+    }
+
+    /// `x += gain * y`, one row.
+    fn add_gated(&self, x: &mut [f32], gain: &[f32], y: &[f32]) {
+        scalar::add_gated(x, gain, y);
+    }
+
+    /// Attention of one query token, all heads: `o = softmax(q K^T) V` over the first
+    /// `tokens.0` keys of `past`, then the first `tokens.1` of `now`. `q` is already scaled.
+    fn attend(
+        &self,
+        heads: Heads,
+        q: &[f32],
+        kv: [(Kv<'_>, usize); 2],
+        scratch: &mut Scratch<'_>,
+        out: &mut [f32],
+    ) {
+        scalar::attend(heads, q, kv, scratch, out);
+    }
+
+    /// `x[p, c] = silu(x[p, c] * gain[c] + shift[c])` in place, or without SiLU.
+    fn norm_act(&self, x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool) {
+        scalar::norm_act(x, gain, shift, silu);
+    }
+
+    /// `out = round(x * inverse)`, within ±127.
+    fn requantize_i8(&self, x: &[f32], inverse: f32, out: &mut [i8]) {
+        scalar::requantize_i8(x, inverse, out);
+    }
+
+    /// `out = round(x * inverse)`, within ±2047.
+    fn requantize_i12(&self, x: &[f32], inverse: f32, out: &mut [i16]) {
+        scalar::requantize_i12(x, inverse, out);
+    }
+}
+
+/// The reference: every operation as `scalar` defines it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scalar;
+
+impl Ops for Scalar {
+    fn name(&self) -> &'static str {
+        "scalar"
+    }
+}

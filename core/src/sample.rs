@@ -1,0 +1,162 @@
+//! Guidance and the draw of one token (official `models/helpers.py`, `models/var.py`).
+//!
+//! ```text
+//! g = (1 + t) a - t b,   t = guidance * k / (S - 1)
+//! keep the top k (ties stay), then the smallest set whose mass exceeds top_p
+//! token = argmax over the kept of g / temperature + Gumbel(seed, scale, token, entry)
+//! ```
+//! The last line draws from the softmax of the kept logits.
+
+use crate::bytes::{part, part_mut};
+use crate::config::Sampling;
+use crate::error::Error;
+use crate::host::{Host, Job, nums, split};
+use crate::num::exp;
+use crate::ops::Ops;
+use crate::plan::Buf;
+use crate::rng::TokenRng;
+use crate::stage::HEAD_TILE;
+
+impl<O: Ops> Host<'_, O> {
+    /// Mixes the two rows' logits (in place, into the first) and draws the tokens.
+    pub(crate) fn draw(&mut self, job: &Job<'_>, scale: usize, at: usize) -> Result<(), Error> {
+        let c = &job.model.shape.config;
+        let v = c.vocab as usize;
+        let l = c.scale(scale).tokens();
+        let n = l.saturating_sub(at).min(HEAD_TILE);
+        let [logits, tokens, scratch] =
+            self.arena.take(job.plan, [Buf::Logits, Buf::Tokens, Buf::Candidates])?;
+        let logits = nums::<f32>(logits)?;
+        let (cond, null) = split(logits, HEAD_TILE * v)?;
+        if job.plan.tier.rows(scale) == 2 && c.n_scales() > 1 {
+            // As the official code: the strength is a double, rounded at the multiplication.
+            let t = job.request.sampling.guidance as f64 * scale as f64 / (c.n_scales() - 1) as f64;
+            let (a, b) = ((1.0 + t) as f32, t as f32);
+            for (x, &y) in part_mut(cond, 0, n * v).iter_mut().zip(null.iter()) {
+                *x = a * *x - b * y;
+            }
+        }
+        let scratch = nums::<f32>(scratch)?;
+        let first = c.tokens_before(scale) + at;
+        let out = part_mut(nums::<u16>(tokens)?, first, n);
+        for (i, (token, logits)) in out.iter_mut().zip(cond.chunks_exact(v)).enumerate() {
+            *token = match job.request.tokens {
+                Some(forced) => forced.get(first + i).copied().unwrap_or(0),
+                None => {
+                    let rng = TokenRng::new(job.request.seed, scale, at + i);
+                    draw(logits, &job.request.sampling, rng, part_mut(scratch, 0, v)) as u16
+                }
+            };
+        }
+        Ok(())
+    }
+}
+
+/// One token from its logits. `scratch` has the length of `logits`.
+pub fn draw(logits: &[f32], s: &Sampling, rng: TokenRng, scratch: &mut [f32]) -> usize {
+    if s.top_k == 1 {
+        return argmax(logits.iter().copied());
+    }
+    let least = threshold(logits, s, scratch);
+    let t = s.temperature;
+    argmax(logits.iter().enumerate().map(|(e, &g)| {
+        if g >= least { g / t + rng.gumbel(e) } else { f32::NEG_INFINITY }
+    }))
+}
+
+/// The first largest entry.
+fn argmax(values: impl Iterator<Item = f32>) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, v) in values.enumerate() {
+        if v > best.1 {
+            best = (i, v);
+        }
+    }
+    best.0
+}
+
+/// The smallest logit that top-k and top-p keep: every entry at or above it is kept.
+///
+/// The official filter removes, in ascending order, while the running mass is at most 1 - top_p. Where
+/// equal logits straddle that line we keep them all (it keeps those that its sort puts last).
+pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
+    let n = logits.len().min(scratch.len());
+    let k = if s.top_k == 0 { n } else { (s.top_k as usize).min(n) };
+    for (a, &b) in scratch.iter_mut().zip(logits) {
+        // Not-a-number never wins a comparison, here or later.
+        *a = if b > f32::NEG_INFINITY { b / s.temperature } else { f32::NEG_INFINITY };
+    }
+    if n == 0 || k == 0 {
+        return f32::NEG_INFINITY;
+    }
+    let kept = part_mut(scratch, 0, n);
+    if k < n {
+        kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    }
+    let kth = part(kept, 0, k).iter().copied().fold(f32::INFINITY, f32::min);
+    if s.top_p <= 0.0 || s.top_p >= 1.0 {
+        return unscaled(logits, s.temperature, kth);
+    }
+    // Ties with the k-th stay, so gather by value.
+    let mut m = 0;
+    for &g in logits {
+        let g = g / s.temperature;
+        if g >= kth {
+            if let Some(o) = kept.get_mut(m) {
+                *o = g;
+                m += 1;
+            }
+        }
+    }
+    let kept = part_mut(kept, 0, m);
+    kept.sort_unstable_by(f32::total_cmp);
+    let max = kept.last().copied().unwrap_or(0.0);
+    let total: f64 = kept.iter().map(|&g| exp(g - max) as f64).sum();
+    let mut mass = 0.0f64;
+    for &g in kept.iter() {
+        mass += exp(g - max) as f64;
+        if mass > (1.0 - s.top_p as f64) * total {
+            return unscaled(logits, s.temperature, g);
+        }
+    }
+    unscaled(logits, s.temperature, max)
+}
+
+/// The smallest logit whose quotient by the temperature reaches `least`.
+fn unscaled(logits: &[f32], temperature: f32, least: f32) -> f32 {
+    logits.iter().copied().filter(|&g| g / temperature >= least).fold(f32::INFINITY, f32::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampling(top_k: u32, top_p: f32) -> Sampling {
+        Sampling { guidance: 0.0, top_k, top_p, temperature: 1.0 }
+    }
+
+    #[test]
+    fn ties_with_the_kth_stay() {
+        let logits = [1.0, 3.0, 2.0, 2.0, 0.0];
+        let least = threshold(&logits, &sampling(2, 0.0), &mut [0.0; 5]);
+        assert_eq!(logits.iter().filter(|&&g| g >= least).count(), 3);
+    }
+
+    #[test]
+    fn the_largest_always_stays() {
+        let logits = [0.0, 50.0, 0.0];
+        assert_eq!(threshold(&logits, &sampling(0, 1e-6), &mut [0.0; 3]), 50.0);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        // p = 0.5, 0.25, 0.25: 4,000 draws, three standard deviations.
+        let logits = [libm::logf(2.0), 0.0, 0.0];
+        let mut hits = [0u32; 3];
+        for seed in 0..4000 {
+            let rng = TokenRng::new(seed, 0, 0);
+            hits[draw(&logits, &sampling(0, 0.0), rng, &mut [0.0; 3])] += 1;
+        }
+        assert!(hits[0].abs_diff(2000) < 95 && hits[1].abs_diff(1000) < 83, "{hits:?}");
+    }
+}
