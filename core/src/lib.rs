@@ -25,6 +25,7 @@ mod block;
 mod bytes;
 pub mod config;
 mod decode;
+pub mod embed;
 pub mod error;
 pub mod file;
 pub mod generator;
