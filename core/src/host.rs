@@ -115,11 +115,17 @@ impl Arena<'_> {
 
 /// Bytes as numbers.
 pub(crate) fn nums<T: bytemuck::Pod>(bytes: &mut [u8]) -> Result<&mut [T], Error> {
+    if bytes.is_empty() {
+        return Ok(&mut []); // an empty slice may point anywhere
+    }
     bytemuck::try_cast_slice_mut(bytes).map_err(|_| Error::ArenaMisaligned { need: ARENA_ALIGN })
 }
 
 /// As [`nums`], of bytes that are only read.
 pub(crate) fn nums_ref<T: bytemuck::Pod>(bytes: &[u8]) -> Result<&[T], Error> {
+    if bytes.is_empty() {
+        return Ok(&[]);
+    }
     bytemuck::try_cast_slice(bytes).map_err(|_| Error::ArenaMisaligned { need: ARENA_ALIGN })
 }
 

@@ -585,7 +585,7 @@ const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
 
 /// The maps that layer `at` reads and writes. Where the width changes inside a level, the level goes
 /// on in a second map.
-pub(crate) const fn level_maps(shape: &Shape, tier: &Tier, at: usize) -> (Buf, Buf) {
+pub const fn level_maps(shape: &Shape, tier: &Tier, at: usize) -> (Buf, Buf) {
     let d = shape.decoder(tier.decoder);
     let z = shape.config.cvae as usize;
     let (layer, level) = d.layer(z, at);
