@@ -1,1 +1,39 @@
-//! x
+//! varmint-quant: from trained weights to model files. Offline, with `std`; the library behind the
+//! `varmint` command.
+//!
+//! ```text
+//! checkpoint   .safetensors and .pth: named tensors, nothing executed
+//! official     which of them are a VAR transformer and its VQVAE, and of what sizes
+//! meta         what weights do not say: names, licence, labels, sampling
+//! schedule     scales and their phi convolutions
+//! origin       official tensors -> ours
+//! numbers      which tensor is stored how
+//! quantize     values -> bytes, and back
+//! description  header sections -> bytes
+//! write        the .vmt file, tensor by tensor
+//! convert      all of the above in one call
+//! inspect      what a .vmt file holds
+//! ```
+//!
+//! Reading and running models is `varmint_core`; it accepts or refuses every file that is written
+//! here before the file gets its name.
+
+pub mod checkpoint;
+pub mod convert;
+pub mod description;
+pub mod error;
+pub mod inspect;
+pub mod map;
+pub mod meta;
+pub mod numbers;
+pub mod official;
+mod origin;
+pub mod quantize;
+pub mod schedule;
+pub mod write;
+
+pub use convert::{Options, Report, convert};
+pub use error::Error;
+pub use map::Mapped;
+pub use meta::Meta;
+pub use numbers::{Keep, Numbers};

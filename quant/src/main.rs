@@ -1,1 +1,26 @@
-fn main() {}
+//! The `varmint` command: models from weights, and what is in them.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Visual AutoRegressive image models for small devices: convert, inspect.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: cli::Command,
+}
+
+fn main() -> ExitCode {
+    match Args::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            // The whole chain on one line: what was tried, then why it failed.
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

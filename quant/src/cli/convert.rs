@@ -1,0 +1,174 @@
+//! `varmint convert`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use varmint_quant::inspect::groups;
+use varmint_quant::meta::Defaults;
+use varmint_quant::official::var::parse_scales;
+use varmint_quant::quantize::dtype_name;
+use varmint_quant::{Keep, Meta, Numbers, Options, Report};
+
+const EXAMPLES: &str = "\
+Examples:
+  The released 256-pixel model in int8:
+    varmint convert --var var_d16.pth --vae vae_ch160v4096z32.pth -o var-d16.vmt
+  A model that was trained with train/, in f16, with names, licence and labels:
+    varmint convert --var out/var.safetensors --vae out/vae.safetensors --meta out/meta.json \\
+        --numbers f16 -o emoji-64-f16.vmt
+  Both in one file, the head left in f16, and a report of what int8 costs:
+    varmint convert --weights weights.safetensors --scales 1,2,3,4 --keep f16:head --report -o m.vmt";
+
+/// Write a .vmt model file from the weights of a VAR model.
+///
+/// Reads official-layout checkpoints, .safetensors or .pth (no Python needed, nothing in them is
+/// executed): flat state dicts, both models in one file under prefixes, or a training checkpoint.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Transformer weights.
+    #[arg(long, value_name = "FILE", required_unless_present = "weights", requires = "vae")]
+    var: Option<PathBuf>,
+    /// VQVAE weights (codebook and image decoder).
+    #[arg(long, value_name = "FILE", requires = "var")]
+    vae: Option<PathBuf>,
+    /// One file that holds both.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["var", "vae"])]
+    weights: Option<PathBuf>,
+    /// Name, licence, labels, default sampling and schedule, as train/export.py writes them.
+    #[arg(long, value_name = "FILE")]
+    meta: Option<PathBuf>,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Number format.
+    #[arg(long, value_enum, default_value = "int8")]
+    numbers: Format,
+    /// Store tensors of these roles otherwise; may be repeated (example: f16:head,fc2).
+    #[arg(long, value_name = "STORAGE:ROLE,..")]
+    keep: Vec<String>,
+    /// The model's name [default: from --meta, else the name of the output file].
+    #[arg(long)]
+    name: Option<String>,
+    /// A text file with licences and credits.
+    #[arg(long, value_name = "FILE")]
+    licence_file: Option<PathBuf>,
+    /// Default strength of guidance [default: from --meta, else 1.5].
+    #[arg(long)]
+    guidance: Option<f32>,
+    /// Default number of tokens kept, 0 for all [default: from --meta, else 900].
+    #[arg(long)]
+    top_k: Option<u32>,
+    /// Default mass kept, 0 for all [default: from --meta, else 0.96].
+    #[arg(long)]
+    top_p: Option<f32>,
+    /// Default temperature [default: from --meta, else 1].
+    #[arg(long)]
+    temperature: Option<f32>,
+    /// Scale sizes, sides or HxW [default: from --meta, else from the weights].
+    #[arg(long, value_name = "1,2,3,4")]
+    scales: Option<String>,
+    /// Attention heads, for weights that do not say (no scale_mul_1H11) [default: width / 64].
+    #[arg(long)]
+    heads: Option<usize>,
+    /// Scales that run with guidance [default: all].
+    #[arg(long, value_name = "SCALES")]
+    guided: Option<usize>,
+    /// Tokens per call of a block: more is faster, less needs less memory.
+    #[arg(long, default_value_t = 16)]
+    tile: u16,
+    /// Rows per call of a decoder layer.
+    #[arg(long, default_value_t = 8)]
+    strip: u16,
+    /// Release number of the model; devices with two slots start the larger one.
+    #[arg(long, default_value_t = 0)]
+    sequence: u32,
+    /// Measure the signal-to-noise ratio of every stored tensor and list the worst.
+    #[arg(long)]
+    report: bool,
+    /// No progress bar.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    F32,
+    F16,
+    Int8,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let options = self.options()?;
+        let meta = self.meta.as_deref().map_or(Ok(Meta::default()), Meta::read)?;
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
+        let style = "{bar:30} {pos}/{len} tensors, {elapsed}";
+        bar.set_style(ProgressStyle::with_template(style)?);
+        let report = varmint_quant::convert(&options, &meta, &self.output, |done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        self.print(&report?);
+        Ok(())
+    }
+
+    fn options(&self) -> anyhow::Result<Options> {
+        let inputs = [&self.var, &self.vae, &self.weights].into_iter().flatten().cloned();
+        let numbers = match self.numbers {
+            Format::F32 => Numbers::F32,
+            Format::F16 => Numbers::F16,
+            Format::Int8 => Numbers::Int8,
+        };
+        let mut options = Options::new(inputs.collect(), numbers);
+        for text in &self.keep {
+            options.keep.extend(Keep::parse(text)?);
+        }
+        if let Some(path) = &self.licence_file {
+            let text = std::fs::read_to_string(path);
+            options.licence = Some(text.with_context(|| path.display().to_string())?);
+        }
+        if let Some(text) = &self.scales {
+            options.scales =
+                Some(parse_scales(text).map_err(|e| anyhow::anyhow!("--scales: {e}"))?);
+        }
+        options.name = self.name.clone();
+        options.sampling = Defaults {
+            guidance: self.guidance,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            temperature: self.temperature,
+        };
+        (options.heads, options.guided) = (self.heads, self.guided);
+        (options.tile, options.strip) = (self.tile, self.strip);
+        (options.sequence, options.measure) = (self.sequence, self.report);
+        Ok(options)
+    }
+
+    fn print(&self, report: &Report) {
+        println!("{}: {}", self.output.display(), report.name);
+        super::print_groups(
+            &groups(report.tensors.iter().map(|t| (t.spec, t.bytes))),
+            report.file_bytes,
+        );
+        if !self.report {
+            return;
+        }
+        let mut worst: Vec<_> = report
+            .tensors
+            .iter()
+            .filter_map(|t| Some((t.snr_db.filter(|db| db.is_finite())?, t)))
+            .collect();
+        worst.sort_by(|a, b| a.0.total_cmp(&b.0));
+        println!("\n  {:>8}  {:<7} tensor", "SNR dB", "storage");
+        for (db, t) in worst.iter().take(20) {
+            println!("  {db:>8.1}  {:<7} {}", dtype_name(t.dtype), t.key);
+        }
+        let more = worst.len().saturating_sub(20);
+        let exact = report.tensors.len() - worst.len();
+        println!("  ({more} better ones not shown; {exact} tensors are exact or f32 vectors)");
+    }
+}

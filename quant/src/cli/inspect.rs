@@ -1,0 +1,106 @@
+//! `varmint inspect`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use varmint_core::Model;
+use varmint_quant::Mapped;
+use varmint_quant::inspect::{Summary, summary};
+
+const EXAMPLES: &str = "\
+Examples:
+  varmint inspect emoji-64.vmt
+  varmint inspect emoji-64.vmt --tensors
+  varmint inspect emoji-64.vmt --json | jq .tiers";
+
+/// Show what a .vmt model file holds.
+///
+/// The file is checked first, every byte of it, as a device would: a damaged file is an error that
+/// names the fault and the byte.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The model file.
+    file: PathBuf,
+    /// List every tensor too.
+    #[arg(long)]
+    tensors: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let map = Mapped::open(&self.file)?;
+        let model = Model::parse(&map).with_context(|| self.file.display().to_string())?;
+        let s = summary(&model, self.tensors);
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&s)?);
+        } else {
+            print(&s);
+        }
+        Ok(())
+    }
+}
+
+fn print(s: &Summary) {
+    println!("{} (release {}), {}", s.name, s.sequence, super::bytes(s.file_bytes));
+    println!("  image     {} x {} pixels", s.image[0], s.image[1]);
+    println!("  codebook  {} entries of {} channels, {} phi", s.vocab, s.cvae, s.n_phi);
+    println!(
+        "  sampling  guidance {}, top-k {}, top-p {}, temperature {}",
+        s.guidance, s.top_k, s.top_p, s.temperature
+    );
+    println!("  schedule  {} scales, {} tokens", s.scales.len(), s.tokens);
+    let row = |f: &dyn Fn(usize) -> String| {
+        (0..s.scales.len()).map(|k| format!("{:>6}", f(k))).collect::<String>()
+    };
+    let size = |k: usize| match s.scales[k] {
+        s if s.h == s.w => s.h.to_string(),
+        s => format!("{}x{}", s.h, s.w),
+    };
+    println!("    size    {}", row(&size));
+    println!("    phi     {}", row(&|k| s.scales[k].phi.to_string()));
+    for t in &s.tables {
+        let names = if t.labels == 0 { "no names".to_owned() } else { t.first.join(", ") };
+        let dots = if t.labels > t.first.len() { ", .." } else { "" };
+        println!("  table     {}: {} rows + \"not given\" ({names}{dots})", t.name, t.rows - 1);
+    }
+    for (i, t) in s.trunks.iter().enumerate() {
+        let ada = if t.shared_aln { "one AdaLN for all blocks" } else { "AdaLN per block" };
+        let l2 = if t.l2_norm { "normalised" } else { "plain" };
+        println!(
+            "  trunk {i}   {} blocks, width {}, {} heads, hidden {}, {ada}, {l2} q and k, inputs of {} B",
+            t.depth, t.width, t.heads, t.hidden, t.act
+        );
+    }
+    for (i, d) in s.decoders.iter().enumerate() {
+        println!(
+            "  decoder {i} widths {:?} (full resolution first), {} blocks per level, attention at {:?}, x{}, inputs of {} B",
+            d.widths, d.blocks, d.attention_levels, d.factor, d.act
+        );
+    }
+    for t in &s.tiers {
+        println!(
+            "  tier      {}: cache {}, maps {}, {} guided scales, decoder {}, tile {}, strip {}",
+            t.name, t.cache, t.maps, t.guided, t.decoder, t.tile, t.strip
+        );
+        println!("    trunk   {}", row(&|k| t.trunks[k].to_string()));
+        println!("    blocks  {}", row(&|k| t.blocks[k].to_string()));
+    }
+    println!();
+    super::print_groups(&s.groups, s.file_bytes);
+    if !s.tensors.is_empty() {
+        println!(
+            "\n  {:<36} {:>20} {:<7} {:>12}",
+            "tensor", "rows x taps x cols", "storage", "bytes"
+        );
+        for t in &s.tensors {
+            let [rows, taps, cols] = t.shape;
+            let shape = format!("{rows} x {taps} x {cols}");
+            println!("  {:<36} {shape:>20} {:<7} {:>12}", t.name, t.dtype, t.bytes);
+        }
+    }
+    println!("\nlicence\n{}", s.licence.trim_end());
+}

@@ -1,0 +1,194 @@
+//! The `.vmt` writer: one tensor after the other to disk, so that memory stays at the size of the
+//! largest tensor.
+//!
+//! ```text
+//! description -> shape -> storage of every tensor -> all offsets -> head
+//! head | tensor, scales | tensor, scales | ..       the checksum runs along and is put in last
+//! ```
+//!
+//! The file appears under its name only when it is whole and the core has accepted it.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use varmint_core::file::{ALIGN, CRC_AT};
+use varmint_core::tensor::{Class, Dtype, RECORD_BYTES, Role, Spec, for_each_spec};
+use varmint_core::{Model, Shape};
+
+use crate::description::{Description, head};
+use crate::error::Error;
+use crate::map::Mapped;
+use crate::quantize::Encoded;
+
+/// All tensors of a shape, in the order of the file.
+pub fn specs(shape: &Shape) -> Vec<Spec> {
+    let mut all = Vec::new();
+    let _ = for_each_spec(shape, |spec| {
+        all.push(spec);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    all
+}
+
+/// Writes a model to `path`: `dtype` chooses the storage of a tensor, `tensor` gives its bytes
+/// (called once for every tensor, in the order of the file). Returns the length of the file.
+///
+/// The activation widths of trunks and decoders in `description` are replaced by those that follow
+/// from the storage.
+///
+/// # Errors
+/// Those of `dtype` and `tensor`; [`Error::Io`]; [`Error::Model`] when the core refuses the result.
+pub fn write(
+    path: &Path,
+    description: &Description,
+    mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
+    mut tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
+) -> Result<u64, Error> {
+    let mut description = description.clone();
+    let specs = specs(&description.shape()?);
+    let dtypes = specs.iter().map(&mut dtype).collect::<Result<Vec<_>, _>>()?;
+    set_act(&mut description, &specs, &dtypes);
+    let (directory, data_len) = directory(&description, &specs, &dtypes)?;
+    let mut sections = description.sections()?;
+    sections.push(directory);
+    let (head, _) = head(description.sequence, &sections, data_len);
+
+    let mut out = Output::create(path)?;
+    out.put(&head)?;
+    for (i, (spec, dtype)) in specs.iter().zip(&dtypes).enumerate() {
+        let e = tensor(i, spec, *dtype)?;
+        let wanted = (spec.data_bytes(*dtype), spec.scale_count(*dtype));
+        if (e.data.len() as u64, e.scales.len()) != wanted {
+            let found = (e.data.len(), e.scales.len());
+            let what = format!("{:?} {}: bytes and scales", spec.role, spec.index);
+            return Err(Error::mismatch(what, format!("{wanted:?}"), format!("{found:?}")));
+        }
+        out.align()?;
+        out.put(&e.data)?;
+        if !e.scales.is_empty() {
+            out.align()?;
+            let bytes: Vec<u8> = e.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+            out.put(&bytes)?;
+        }
+    }
+    out.finish()
+}
+
+/// The widest input that a weight of each trunk and decoder reads. Word embedding and phi read
+/// floats from buffers of their own and do not count.
+fn set_act(description: &mut Description, specs: &[Spec], dtypes: &[Dtype]) {
+    let widest = |decoder: bool, set: usize| {
+        let counts = |s: &Spec| {
+            s.class == Class::Weight
+                && s.set == set
+                && !matches!(s.role, Role::PhiWeight | Role::WordWeight)
+                && matches!(s.role, Role::ConvWeight) == decoder
+        };
+        let acts = specs.iter().zip(dtypes).filter(|(s, _)| counts(s)).map(|(_, d)| d.act());
+        acts.max().unwrap_or(4)
+    };
+    for (set, t) in description.trunks.iter_mut().enumerate() {
+        t.act = widest(false, set);
+    }
+    for (set, d) in description.decoders.iter_mut().enumerate() {
+        d.act = widest(true, set);
+    }
+}
+
+/// The tensor directory, and the length of the data section.
+fn directory(
+    description: &Description,
+    specs: &[Spec],
+    dtypes: &[Dtype],
+) -> Result<(Vec<u8>, u64), Error> {
+    // Where the data starts follows from the length of the directory, not from its content.
+    let mut sections = description.sections()?;
+    sections.push(vec![0; specs.len() * RECORD_BYTES]);
+    let (_, data_at) = head(description.sequence, &sections, 0);
+    let mut end = data_at;
+    let mut place = |len: u64| {
+        let at = end.next_multiple_of(ALIGN as u64);
+        end = at + len;
+        at
+    };
+    let mut out = Vec::new();
+    for (s, d) in specs.iter().zip(dtypes) {
+        let at = place(s.data_bytes(*d));
+        let scales = s.scale_count(*d) as u64;
+        let scale_at = if scales == 0 { 0 } else { place(4 * scales) };
+        out.extend((s.role as u16).to_le_bytes());
+        out.extend([*d as u8, s.set as u8]);
+        out.extend((s.index as u16).to_le_bytes());
+        out.extend((s.taps as u16).to_le_bytes());
+        out.extend((s.rows as u32).to_le_bytes());
+        out.extend((s.cols as u32).to_le_bytes());
+        out.extend(at.to_le_bytes());
+        out.extend(scale_at.to_le_bytes());
+    }
+    Ok((out, end - data_at))
+}
+
+/// A file in the making, under a temporary name beside its own; removed unless finished.
+struct Output<'a> {
+    path: &'a Path,
+    part: PathBuf,
+    file: BufWriter<File>,
+    crc: crc::Digest<'static, u32>,
+    len: u64,
+    done: bool,
+}
+
+static CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+
+impl<'a> Output<'a> {
+    fn create(path: &'a Path) -> Result<Self, Error> {
+        let name = path.file_name().ok_or_else(|| {
+            Error::Option(format!("{}: not the name of a file to write", path.display()))
+        })?;
+        let mut part = name.to_owned();
+        part.push(format!(".{}.tmp", std::process::id()));
+        let part = path.with_file_name(part);
+        let file = File::create(&part).map_err(|e| Error::io(&part, e))?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { path, part, file, crc: CRC.digest(), len: 0, done: false })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.crc.update(bytes);
+        self.len += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.part, e))
+    }
+
+    fn align(&mut self) -> Result<(), Error> {
+        let pad = (self.len.next_multiple_of(ALIGN as u64) - self.len) as usize;
+        self.put(&[0; ALIGN][..pad])
+    }
+
+    /// Puts the checksum in, has the core read the file, and gives it its name.
+    fn finish(mut self) -> Result<u64, Error> {
+        let crc = std::mem::replace(&mut self.crc, CRC.digest()).finalize();
+        let end = self
+            .file
+            .seek(SeekFrom::Start(CRC_AT as u64))
+            .and_then(|_| self.file.write_all(&crc.to_le_bytes()))
+            .and_then(|()| self.file.flush());
+        end.map_err(|e| Error::io(&self.part, e))?;
+        let map = Mapped::open(&self.part)?;
+        let parsed = Model::parse(&map).map(|_| ());
+        drop(map);
+        parsed.map_err(|source| Error::Model { path: self.path.to_owned(), source })?;
+        std::fs::rename(&self.part, self.path).map_err(|e| Error::io(self.path, e))?;
+        self.done = true;
+        Ok(self.len)
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            // Best effort: what is reported is the error that led here.
+            let _ = std::fs::remove_file(&self.part);
+        }
+    }
+}
