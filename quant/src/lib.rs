@@ -13,6 +13,7 @@
 //! write        the .vmt file, tensor by tensor
 //! convert      all of the above in one call
 //! inspect      what a .vmt file holds
+//! golden       a model against what the official implementation computed
 //! ```
 //!
 //! Reading and running models is `varmint_core`; it accepts or refuses every file that is written
@@ -22,6 +23,7 @@ pub mod checkpoint;
 pub mod convert;
 pub mod description;
 pub mod error;
+pub mod golden;
 pub mod inspect;
 pub mod map;
 pub mod meta;

@@ -7,7 +7,7 @@ mod inspect;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Write a .vmt model file from the weights of a VAR model.
-    Convert(convert::Args),
+    Convert(Box<convert::Args>),
     /// Show what a .vmt model file holds.
     Inspect(inspect::Args),
 }
