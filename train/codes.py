@@ -26,7 +26,8 @@ def main():
     p.add_argument("--tokenizer", required=True, help="tokenizer.pt")
     p.add_argument("--out", required=True, help="codes.safetensors")
     args = p.parse_args()
-    model, data = load_tokenizer(args.tokenizer), Emoji(args.data)
+    model = load_tokenizer(args.tokenizer)
+    data = Emoji(args.data, model.side)
     latents, codes = [], []
     with torch.no_grad():
         for i in range(0, len(data.images), 64):

@@ -3,18 +3,19 @@
 import json
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 
 TRAIN, CELL, CONCEPT = 0, 1, 2  # split: seen cells, held-out (name, style) cells, names never seen
 
 
 class Emoji:
-    """images u8 [N,3,64,64] over white, label and style i64 [N], split u8 [N], and the names of labels and styles."""
+    """images u8 [N,3,side,side] over white, label and style i64 [N], split u8 [N], and the names of labels and styles."""
 
-    def __init__(self, path):
+    def __init__(self, path, side=64):
         with safe_open(path, "pt") as file:
             meta = file.metadata()
-            self.images = file.get_tensor("images")
+            self.images = resized(file.get_tensor("images"), side)
             self.label = file.get_tensor("class").long()
             self.style = file.get_tensor("style").long()
             self.split = file.get_tensor("split")
@@ -23,6 +24,14 @@ class Emoji:
 
     def where(self, split):
         return torch.nonzero(self.split == split).flatten()
+
+
+def resized(images, side):
+    """u8 pictures made smaller by averaging whole blocks of pixels (64 -> 32), or returned as they are."""
+    if images.shape[-1] == side:
+        return images
+    parts = [F.avg_pool2d(part.float(), images.shape[-1] // side) for part in images.split(1024)]
+    return torch.cat([(part + 0.5).to(torch.uint8) for part in parts])
 
 
 def to_float(images):

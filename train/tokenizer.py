@@ -217,6 +217,11 @@ class VQVAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(z, z, 3, padding=1)
         self.decoder = Decoder(ch, ch_mult, num_res_blocks, z)
 
+    @property
+    def side(self):
+        """Pixels along one edge of the picture: the latent grid, doubled once per level."""
+        return self.config["scales"][-1] << (len(self.config["ch_mult"]) - 1)
+
     def latent(self, image):
         return self.quant_conv(self.encoder(image))
 

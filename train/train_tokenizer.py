@@ -33,7 +33,8 @@ def arguments():
     p.add_argument("--scales", type=int, nargs="+", default=[1, 2, 3, 5, 8, 8])
     p.add_argument("--warmup-steps", type=int, default=250, help="steps without quantization, before codes are drawn")
     p.add_argument("--restart-every", type=int, default=100, help="steps between dead-code restarts")
-    p.add_argument("--log-seconds", type=float, default=90)
+    p.add_argument("--log-seconds", type=float, default=60)
+    p.add_argument("--threads", type=int, default=0)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--f32", action="store_true", help="no bf16 autocast")
     return p.parse_args()
@@ -42,6 +43,11 @@ def arguments():
 def edges(x):
     """Horizontal and vertical pixel differences: L1 on them asks for crisp outlines and flat areas."""
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def enlarged(x):
+    """At least 64 pixels wide: the perceptual network's first stride is 4, so it sees little of smaller pictures."""
+    return x if x.shape[-1] >= 64 else F.interpolate(x, size=(64, 64), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
@@ -74,14 +80,16 @@ def evaluate(model, images, batch=64):
 def main():
     args = arguments()
     torch.manual_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     os.makedirs(args.out, exist_ok=True)
-    data = Emoji(args.data)
+    model = VQVAE(args.vocab, args.z, args.ch, args.ch_mult, args.res_blocks, args.scales)
+    data = Emoji(args.data, model.side)  # 4 levels over an 8x8 latent: 64 pixels; 3 levels: 32
     train = data.images[data.where(TRAIN)]
     probe_train = train[:: max(1, len(train) // 256)][:256]
     held = data.images[data.where(CELL)]
     probe_held = held[:: max(1, len(held) // 256)][:256]
 
-    model = VQVAE(args.vocab, args.z, args.ch, args.ch_mult, args.res_blocks, args.scales)
     perceptual = Lpips(args.lpips) if args.lpips else None
     book = [model.quantize.embedding.weight]
     rest = [p for p in model.parameters() if p is not book[0]]
@@ -137,7 +145,7 @@ def main():
         far = torch.zeros(())
         if perceptual is not None:
             with torch.autocast("cpu", torch.bfloat16, enabled=not args.f32):
-                far = perceptual(y, x).float()
+                far = perceptual(enlarged(y), enlarged(x)).float()
             loss = loss + args.lpips_weight * far
         optimizer.zero_grad()
         loss.backward()
@@ -162,7 +170,7 @@ def main():
             b, _ = evaluate(model, probe_held)
             x = probe_held[:32]
             y = (model.image_of(model.encode(to_float(x))) * 255).byte()
-            sheet = torch.stack([x.view(2, 16, 3, 64, 64), y.view(2, 16, 3, 64, 64)], 1).flatten(0, 2)
+            sheet = torch.stack([x.unflatten(0, (2, 16)), y.unflatten(0, (2, 16))], 1).flatten(0, 2)
             write_grid(os.path.join(args.out, "sheet.png"), sheet, 16)
             model.load_state_dict(live)
             m = (sums[:4] / sums[4].clamp_min(1)).tolist()

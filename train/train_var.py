@@ -94,7 +94,8 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     os.makedirs(args.out, exist_ok=True)
-    data, tokenizer = Emoji(args.data), load_tokenizer(args.tokenizer)
+    tokenizer = load_tokenizer(args.tokenizer)
+    data = Emoji(args.data, tokenizer.side)
     latents, codes = (load_file(args.codes)[k] for k in ("latent", "code"))
     train, held = data.where(TRAIN), data.where(CELL)[:512]
     n_classes, n_styles = len(data.class_names), len(data.style_names)
@@ -159,7 +160,7 @@ def main():
         )  # fmt: skip
         made = (tokenizer.image_of(maps) * 255).byte()
         real = data.images[cells]
-        page = torch.stack([real.view(4, 14, 3, 64, 64), made.view(4, 14, 3, 64, 64)], 1).flatten(0, 2)
+        page = torch.stack([real.unflatten(0, (4, 14)), made.unflatten(0, (4, 14))], 1).flatten(0, 2)
         write_grid(os.path.join(args.out, "sheet.png"), page, 14)
 
     while budget.progress() < 1:
