@@ -239,12 +239,23 @@ impl Config {
         if n_tables == 0 || n_tables as usize > MAX_TABLES {
             return bad(Fault::Config, at + 16);
         }
+        // Reserved: zero, so that a later version can give them a meaning.
+        let mut z = 48;
+        while z < CONFIG_BYTES {
+            if u8_at(b, z) != 0 {
+                return bad(Fault::Config, at + z);
+            }
+            z += if z == 63 { 224 - 63 } else { 1 };
+        }
         let mut scales = [Scale::NONE; MAX_SCALES];
         let mut k = 0;
         let mut tokens = 0usize;
         while k < MAX_SCALES {
             let o = 64 + 8 * k;
             let s = Scale { h: u16_at(b, o), w: u16_at(b, o + 2), phi: u8_at(b, o + 4) };
+            if u8_at(b, o + 5) != 0 || u16_at(b, o + 6) != 0 {
+                return bad(Fault::Schedule, at + o + 5);
+            }
             if k < n_scales as usize {
                 if s.h == 0 || s.w == 0 || s.h > 256 || s.w > 256 {
                     return bad(Fault::Schedule, at + o);
