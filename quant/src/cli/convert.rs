@@ -162,6 +162,10 @@ impl Args {
             .iter()
             .filter_map(|t| Some((t.snr_db.filter(|db| db.is_finite())?, t)))
             .collect();
+        if worst.is_empty() {
+            println!("\n  every tensor is exact");
+            return;
+        }
         worst.sort_by(|a, b| a.0.total_cmp(&b.0));
         println!("\n  {:>8}  {:<7} tensor", "SNR dB", "storage");
         for (db, t) in worst.iter().take(20) {
