@@ -184,7 +184,8 @@ fn phi_once_per_scale_and_not_at_all() {
 
 #[test]
 fn mistakes_name_the_key_and_what_is_there() {
-    let cases: [(&str, &dyn Fn(&mut Tensors), &[&str]); 4] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&mut Tensors), &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
         (
             "missing",
             &|t| drop(t.remove("var.blocks.1.ffn.fc1.weight")),
