@@ -124,12 +124,8 @@ pub fn convert(
     let scales = scales
         .or_else(|| meta.scale_sizes.as_ref().map(sizes))
         .or_else(|| embedded.patch_nums.as_ref().map(sizes));
-    let mut official = Official::find(&files, &Hints { scales, ..Hints::default() })?;
-    if let (false, Some(heads)) =
-        (official.var_config.attn_l2_norm, options.heads.or(embedded.heads))
-    {
-        official.var_config.heads = heads;
-    }
+    let heads = options.heads.or(embedded.heads);
+    let official = Official::find(&files, &Hints { scales, heads, ..Hints::default() })?;
     let description = describe(&official, options, meta, out)?;
     let shape = description.shape()?;
     let all = specs(&shape);

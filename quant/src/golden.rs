@@ -23,6 +23,9 @@ pub struct Config {
     pub labels: Vec<u32>,
     /// Guidance.
     pub cfg: f32,
+    /// Attention heads.
+    #[serde(default)]
+    pub heads: Option<usize>,
 }
 
 /// Largest differences that pass.

@@ -14,17 +14,23 @@
 //! convert      all of the above in one call
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
+//! labels       names, with near misses
+//! batch        many images on many threads; lists of requests, files of tokens
+//! compare      a model against another one on the same tokens
 //! ```
 //!
 //! Reading and running models is `varmint_core`; it accepts or refuses every file that is written
 //! here before the file gets its name.
 
+pub mod batch;
 pub mod checkpoint;
+pub mod compare;
 pub mod convert;
 pub mod description;
 pub mod error;
 pub mod golden;
 pub mod inspect;
+pub mod labels;
 pub mod map;
 pub mod meta;
 pub mod numbers;

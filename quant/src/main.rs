@@ -1,4 +1,4 @@
-//! The `varmint` command: models from weights, and what is in them.
+//! The `varmint` command: models from weights, what is in them, what they need, make and are worth.
 
 mod cli;
 
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Visual AutoRegressive image models for small devices: convert, inspect.
+/// Visual AutoRegressive image models for small devices: convert, inspect, plan, run, check.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Args {

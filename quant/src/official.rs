@@ -110,6 +110,8 @@ pub enum OfficialError {
 pub struct Hints {
     /// Height and width of every scale; needed where `lvl_1L` is not stored and the schedule is not a released one.
     pub scales: Option<Vec<(usize, usize)>>,
+    /// Attention heads, where the weights do not say (no `scale_mul_1H11`); else C / 64.
+    pub heads: Option<usize>,
     /// Prefix of the transformer, such as `model.`; found if not given.
     pub var_prefix: Option<String>,
     /// Prefix of the VQVAE.
@@ -142,7 +144,7 @@ impl<'a> Official<'a> {
             hints.var_prefix.as_deref(),
         )?;
         let vae = StateDict::find(files, "VQVAE", vae::ANCHOR, hints.vae_prefix.as_deref())?;
-        let var_config = VarConfig::infer(&var, hints.scales.as_deref())?;
+        let var_config = VarConfig::infer(&var, hints.scales.as_deref(), hints.heads)?;
         let vae_config = VaeConfig::infer(&vae)?;
         let mut pairs = vec![
             ("vocabulary size", var_config.vocab, vae_config.vocab),

@@ -164,7 +164,7 @@ fn the_schedule_comes_from_lvl_1l() {
 fn a_published_style_file_is_understood() {
     let file = Checkpoint::open(fixture("pth/var_tiny.pth")).unwrap();
     let dict = StateDict::new(&file, "").unwrap();
-    let config = VarConfig::infer(&dict, None).unwrap();
+    let config = VarConfig::infer(&dict, None, None).unwrap();
     assert_eq!(
         (config.depth, config.width, config.heads, config.mlp_hidden),
         (1, 32, 1, 128)

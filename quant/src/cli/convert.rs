@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use varmint_quant::inspect::groups;
 use varmint_quant::meta::Defaults;
 use varmint_quant::official::var::parse_scales;
 use varmint_quant::quantize::dtype_name;
-use varmint_quant::{Keep, Meta, Numbers, Options, Report};
+use varmint_quant::{Keep, Meta, Options, Report};
+
+use super::Format;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,13 +94,6 @@ pub(crate) struct Args {
     quiet: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    F32,
-    F16,
-    Int8,
-}
-
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let options = self.options()?;
@@ -118,12 +112,7 @@ impl Args {
 
     fn options(&self) -> anyhow::Result<Options> {
         let inputs = [&self.var, &self.vae, &self.weights].into_iter().flatten().cloned();
-        let numbers = match self.numbers {
-            Format::F32 => Numbers::F32,
-            Format::F16 => Numbers::F16,
-            Format::Int8 => Numbers::Int8,
-        };
-        let mut options = Options::new(inputs.collect(), numbers);
+        let mut options = Options::new(inputs.collect(), self.numbers.into());
         for text in &self.keep {
             options.keep.extend(Keep::parse(text)?);
         }

@@ -1,7 +1,11 @@
 //! The subcommands; one file each.
 
+mod compare;
 mod convert;
+mod generate;
+mod golden;
 mod inspect;
+mod plan;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -10,6 +14,14 @@ pub(crate) enum Command {
     Convert(Box<convert::Args>),
     /// Show what a .vmt model file holds.
     Inspect(inspect::Args),
+    /// Show the memory and work that a model needs, tier by tier.
+    Plan(plan::Args),
+    /// Make pictures: one, a sheet, or a list of requests on all cores.
+    Generate(Box<generate::Args>),
+    /// Compare weights with intermediates of the official implementation.
+    Golden(golden::Args),
+    /// Compare two models on the same tokens, such as int8 with f32.
+    Compare(compare::Args),
 }
 
 impl Command {
@@ -17,8 +29,49 @@ impl Command {
         match self {
             Self::Convert(args) => args.run(),
             Self::Inspect(args) => args.run(),
+            Self::Plan(args) => args.run(),
+            Self::Generate(args) => args.run(),
+            Self::Golden(args) => args.run(),
+            Self::Compare(args) => args.run(),
         }
     }
+}
+
+/// A number format on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    F32,
+    F16,
+    Int8,
+}
+
+impl From<Format> for varmint_quant::Numbers {
+    fn from(f: Format) -> Self {
+        match f {
+            Format::F32 => Self::F32,
+            Format::F16 => Self::F16,
+            Format::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// A progress bar on stderr, and only where that is a terminal.
+fn bar(len: usize, what: &str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new(len as u64);
+    let template = format!("{{bar:30}} {{pos}}/{{len}} {what}, {{elapsed}}, {{eta}} left");
+    match indicatif::ProgressStyle::with_template(&template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// The named tier, else the file's first.
+fn tier(model: &varmint::Model<'_>, name: Option<&str>) -> anyhow::Result<varmint::Tier> {
+    let Some(name) = name else { return Ok(model.tier_at(0)?) };
+    model.tier(name).map_err(|_| {
+        let all: Vec<String> = model.tiers().map(|t| t.name().to_owned()).collect();
+        anyhow::anyhow!("no tier is called `{name}`; this model has: {}", all.join(", "))
+    })
 }
 
 /// Bytes with a unit, for people.

@@ -67,6 +67,7 @@ impl VarConfig {
     pub fn infer(
         dict: &StateDict<'_>,
         scales: Option<&[(usize, usize)]>,
+        heads: Option<usize>,
     ) -> Result<Self, OfficialError> {
         let [width, cvae] = dict.dims(ANCHOR, "[C, Cvae]")?;
         let [_, first, _] = dict.dims("pos_start", "[1, tokens of the first scale, C]")?;
@@ -79,11 +80,13 @@ impl VarConfig {
             let [_, heads, _, _] = dict.dims("blocks.0.attn.scale_mul_1H11", "[1, H, 1, 1]")?;
             heads
         } else {
-            width / 64 // not stored; 64 channels per head in every released model
+            // Not stored; 64 channels per head in every released model.
+            heads.unwrap_or(width / 64)
         };
         if heads == 0 || width % heads != 0 {
+            let unsaid = if attn_l2_norm { "" } else { "; the weights do not say it: give the heads" };
             return Err(dict.config(format!(
-                "width {width} is not a multiple of the number of heads, {heads}"
+                "width {width} is not a multiple of the number of heads, {heads}{unsaid}"
             )));
         }
         let mut tables = Vec::new();

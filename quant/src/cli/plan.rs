@@ -1,0 +1,113 @@
+//! `varmint plan`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use varmint::{Model, Plan};
+use varmint_quant::Mapped;
+
+const EXAMPLES: &str = "\
+Examples:
+  What every tier of a model needs, and where each buffer lies over time:
+    varmint plan emoji-64.vmt
+  Does it fit a microcontroller with 512 KiB to spare? (exit code 1 if not)
+    varmint plan emoji-micro.vmt --budget 524288
+  For scripts:
+    varmint plan emoji-64.vmt --tier int8 --json | jq .[0].arena_bytes";
+
+/// Show the memory and work that a model needs, tier by tier.
+///
+/// Every byte of a run is planned before it: the arena named here is all that a device needs besides
+/// the file itself, which is read in place.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The model file.
+    file: PathBuf,
+    /// Only this tier [default: all].
+    #[arg(long)]
+    tier: Option<String>,
+    /// Bytes of RAM that the arena may have: exit code 1 if a shown tier needs more.
+    #[arg(long, value_name = "BYTES")]
+    budget: Option<usize>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let map = Mapped::open(&self.file)?;
+        let model = Model::parse(&map).with_context(|| self.file.display().to_string())?;
+        let tiers = match &self.tier {
+            Some(name) => vec![super::tier(&model, Some(name))?],
+            None => model.tiers().collect(),
+        };
+        let mut plans = Vec::new();
+        for tier in tiers {
+            let plan = Plan::new(&model.shape, &tier);
+            plans.push(plan.with_context(|| format!("tier {}", tier.name()))?);
+        }
+        if self.json {
+            let all: Vec<_> = plans.iter().map(|p| describe(&model, p)).collect();
+            println!("{}", serde_json::to_string_pretty(&all)?);
+        } else {
+            for (i, plan) in plans.iter().enumerate() {
+                if i > 0 {
+                    println!();
+                }
+                print(&model, plan)?;
+            }
+        }
+        let budget = self.budget.unwrap_or(usize::MAX);
+        let short: Vec<String> = plans
+            .iter()
+            .filter(|p| p.bytes() > budget)
+            .map(|p| {
+                let missing = p.bytes() - budget;
+                format!("tier {} needs {} bytes, {missing} more", p.tier.name(), p.bytes())
+            })
+            .collect();
+        if !short.is_empty() {
+            bail!("over the budget of {budget} bytes: {}", short.join("; "));
+        }
+        Ok(())
+    }
+}
+
+fn print(model: &Model<'_>, plan: &Plan) -> anyhow::Result<()> {
+    let exact = |n: usize| format!("{n} bytes ({})", super::bytes(n as u64));
+    println!("tier {}", plan.tier.name());
+    println!("  arena         {}", exact(plan.bytes()));
+    println!("  lower bound   {}", exact(plan.floor()));
+    println!("  weights       {}", exact(model.file_bytes()));
+    println!("  work          {:.2} million MACs per image", plan.total_macs() as f64 / 1e6);
+    println!("  largest step  {:.2} million MACs", plan.max_step_macs() as f64 / 1e6);
+    println!();
+    let mut picture = String::new();
+    plan.draw(&mut picture)?;
+    print!("{picture}");
+    Ok(())
+}
+
+fn describe(model: &Model<'_>, plan: &Plan) -> serde_json::Value {
+    let buffers: Vec<_> = plan
+        .buffers()
+        .map(|(name, b)| {
+            json!({
+                "name": name.to_string(), "bytes": b.size, "offset": b.offset,
+                "first_tick": b.first, "last_tick": b.last,
+            })
+        })
+        .collect();
+    json!({
+        "tier": plan.tier.name(),
+        "arena_bytes": plan.bytes(),
+        "floor_bytes": plan.floor(),
+        "weights_bytes": model.file_bytes(),
+        "total_macs": plan.total_macs(),
+        "max_step_macs": plan.max_step_macs(),
+        "buffers": buffers,
+    })
+}
