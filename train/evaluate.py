@@ -211,7 +211,7 @@ def main():
     features = {"held-out": describe(judge, seen(real_held)), "rebuilt": describe(judge, seen(rebuilt))}
     base = accuracy(*features["held-out"][1:], truth["name"], truth["style"])
     percent = lambda v: f"{100 * v:.1f}"
-    row = lambda name, n, acc: [name, str(n), *map(percent, acc), *(f"{a / b:.2f}" for a, b in zip(acc, base))]
+    row = lambda name, n, acc: [name, str(n), *map(percent, acc), *(f"{a / max(b, 1e-6):.2f}" for a, b in zip(acc, base))]
     rows = [row("real, held-out cells", len(held), base)]
     rows.append(row("their reconstructions", len(held), accuracy(*features["rebuilt"][1:], truth["name"], truth["style"])))
     for name, images in sets.items():
@@ -279,7 +279,7 @@ def main():
                 own = percent((train[where] == cells[known]).float().mean().item())
             rows.append([name, str(len(images)), *(f"{v:.1f}" for v in d.quantile(points).tolist()), own])
     copies = table(
-        ["pictures", "n", *(f"{int(100 * p)} %" for p in points.tolist()), "nearest is the cell's own picture, %"], rows
+        ["pictures", "n", *(f"{100 * p:.0f} %" for p in points.tolist()), "nearest is the cell's own picture, %"], rows
     )
     d, where = nearest(first_made, pool)
     prefix = "" if args.marker == "evaluate" else f"{args.marker}-"
