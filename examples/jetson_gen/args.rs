@@ -1,0 +1,109 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use varmint::{Model, Sampling};
+
+/// Makes pictures with a VAR model inside a fixed arena.
+///
+/// Without arguments: a contact sheet of a few emoji in every drawing style, from the model inside the
+/// program.
+#[derive(Parser)]
+#[command(after_help = "Examples:
+  jetson_gen                                          the contact sheet
+  jetson_gen --class 'red heart' --style twemoji      one picture
+  jetson_gen --class pizza                            a picture in every style
+  jetson_gen --class 812 --style noto --count 16 --seed 7 --out sixteen.png
+  jetson_gen --model my.vmt --tier int8 --json")]
+pub(crate) struct Args {
+    /// Model file (.vmt) in place of the one inside the program
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    /// What to draw: a name or its number
+    #[arg(long)]
+    pub(crate) class: Option<String>,
+    /// In which style: a name or its number
+    #[arg(long)]
+    pub(crate) style: Option<String>,
+    /// Seed; the same seed gives the same picture on every machine
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Strength of classifier-free guidance
+    #[arg(long, value_parser = finite)]
+    pub(crate) guidance: Option<f32>,
+    /// Keep the k likeliest tokens (0 = all, 1 = greedy)
+    #[arg(long)]
+    pub(crate) top_k: Option<u32>,
+    /// Keep the likeliest tokens up to this mass (0 or 1 = all)
+    #[arg(long, value_parser = finite)]
+    pub(crate) top_p: Option<f32>,
+    /// Tier of the model (default: its first)
+    #[arg(long)]
+    pub(crate) tier: Option<String>,
+    /// Instruction set: baseline, avx2 or avx512 (default: the best that this processor has)
+    #[arg(long)]
+    pub(crate) backend: Option<String>,
+    /// Pictures, with consecutive seeds
+    #[arg(long)]
+    pub(crate) count: Option<u64>,
+    /// PNG to write
+    #[arg(long, default_value = "varmint.png")]
+    pub(crate) out: PathBuf,
+    /// Show the latent after each scale
+    #[arg(long)]
+    pub(crate) preview: bool,
+    /// Print the figures as JSON and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No picture in the terminal
+    #[arg(long)]
+    pub(crate) no_picture: bool,
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(v) if v.is_finite() => Ok(v),
+        _ => Err("a finite number is wanted, like 2.0".into()),
+    }
+}
+
+impl Args {
+    /// Applies what was given to the model's defaults.
+    pub(crate) fn sampling(&self, s: &mut Sampling) {
+        s.guidance = self.guidance.unwrap_or(s.guidance);
+        s.top_k = self.top_k.unwrap_or(s.top_k);
+        s.top_p = self.top_p.unwrap_or(s.top_p);
+    }
+}
+
+/// The row that a name or number means; near misses are suggested.
+pub(crate) fn label(model: &Model<'_>, table: usize, text: &str) -> Result<u32> {
+    let rows = model.shape.config.table(table).rows - 1;
+    let what = model.table_name(table);
+    if let Ok(number) = text.parse::<u32>() {
+        if number < rows {
+            return Ok(number);
+        }
+        bail!("{what} {number} does not exist: the model has {what} 0 to {}", rows - 1);
+    }
+    let wanted = text.to_lowercase();
+    let names = || (0..rows).filter_map(|r| model.label(table, r as usize).map(|n| (r, n)));
+    if let Some((row, _)) = names().find(|(_, n)| n.to_lowercase() == wanted) {
+        return Ok(row);
+    }
+    let mut near: Vec<(f64, &str)> = names()
+        .map(|(_, n)| {
+            let lower = n.to_lowercase();
+            let inside = if lower.split([' ', '-', ':']).any(|w| w == wanted) { 0.5 } else { 0.0 };
+            (strsim::jaro_winkler(&lower, &wanted) + inside, n)
+        })
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let near: Vec<&str> = near.iter().take(5).map(|(_, n)| *n).collect();
+    if near.is_empty() {
+        bail!("this model has no names; give a {what} from 0 to {}", rows - 1);
+    }
+    bail!("no {what} is called `{text}`; did you mean: {}?", near.join(", "))
+}

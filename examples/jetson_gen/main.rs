@@ -1,0 +1,195 @@
+//! Makes pictures with a VAR model in a fixed arena, and says what it took.
+//!
+//! `cargo run --release --example jetson_gen` needs nothing else: the default model is inside.
+
+mod args;
+mod report;
+mod terminal;
+
+use std::io::IsTerminal;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use varmint::{Cpu, Engine, Event, Image, Isa, Model, ModelFile, Request, Tier};
+
+use args::Args;
+use report::{Report, Timing};
+
+/// The shipped model: see fixtures/README.md.
+static DEFAULT: &[u8] = varmint::include_model!("../../fixtures/emoji-64.vmt");
+
+/// What the contact sheet of a run without arguments shows: rows are emoji, columns are styles.
+const SHOW: [&str; 6] = ["grinning face", "red heart", "red apple", "pizza", "rocket", "panda"];
+
+fn main() {
+    if let Err(error) = run(&Args::parse()) {
+        eprintln!("error: {error:#}");
+        std::process::exit(1);
+    }
+}
+
+/// One picture to make: a label per table, and a seed.
+#[derive(Clone, Copy)]
+struct Cell {
+    labels: [Option<u32>; varmint::config::MAX_TABLES],
+    seed: u64,
+}
+
+fn run(args: &Args) -> Result<()> {
+    let file = match &args.model {
+        Some(path) => Some(
+            ModelFile::open(path).with_context(|| format!("cannot read the model {}", path.display()))?,
+        ),
+        None => None,
+    };
+    let model = match &file {
+        Some(f) => f.model().context("the model is refused")?,
+        None => Model::parse(DEFAULT).context("the embedded model is refused")?,
+    };
+    let tier = choose_tier(&model, args.tier.as_deref())?;
+    let mut engine = Engine::new(&model, &tier)?;
+    engine.set_cpu(choose_cpu(args.backend.as_deref())?);
+    let (cells, columns) = choose_cells(&model, args)?;
+
+    // Poison, so that what a run touches can be told from what it was given.
+    engine.arena().fill(0xA5);
+    let mut images = Vec::with_capacity(cells.len());
+    let mut timings = Vec::with_capacity(cells.len());
+    let bar = progress_bar(args, engine.plan().total_macs() * cells.len() as u64);
+    for (i, cell) in cells.iter().enumerate() {
+        bar.set_prefix(format!("{}/{}", i + 1, cells.len()));
+        let (image, timing) = make(&model, &mut engine, cell, args, &bar, i as u64)?;
+        images.push(image);
+        timings.push(timing);
+    }
+    bar.finish_and_clear();
+    let touched = engine.arena().iter().rposition(|&b| b != 0xA5).map_or(0, |at| at + 1);
+
+    let sheet = match images.as_slice() {
+        [one] => one.clone(),
+        many => Image::sheet(many, columns, 2),
+    };
+    let to = std::fs::File::create(&args.out)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    sheet.write_png(std::io::BufWriter::new(to))?;
+
+    let report = Report::new(&model, &engine, &tier, &timings, touched, &args.out);
+    if args.json {
+        println!("{}", report.json());
+    } else {
+        if !args.no_picture && std::io::stdout().is_terminal() {
+            print!("{}", terminal::picture(&images, columns));
+        }
+        print!("{report}");
+    }
+    Ok(())
+}
+
+fn progress_bar(args: &Args, total: u64) -> ProgressBar {
+    if args.json {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total);
+    let style = ProgressStyle::with_template("{prefix:>7} {bar:32} {percent:>3}%  {msg}  {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// One image, with the time that each scale and the decoder took.
+fn make(
+    model: &Model<'_>,
+    engine: &mut Engine<'_>,
+    cell: &Cell,
+    args: &Args,
+    bar: &ProgressBar,
+    index: u64,
+) -> Result<(Image, Timing)> {
+    let mut request = Request::new(model);
+    request.labels = cell.labels;
+    request.seed = cell.seed;
+    args.sampling(&mut request.sampling);
+    let base = index * engine.plan().total_macs();
+    let scales = model.shape.config.n_scales();
+    let mut timing = Timing::default();
+    let mut last = Instant::now();
+    bar.set_message(format!("scale 1 of {scales}"));
+    let image = engine.generate_with(request, |event| match event {
+        Event::Working(p) => bar.set_position(base + p.done),
+        Event::Scale(s) => {
+            timing.scales.push(last.elapsed());
+            last = Instant::now();
+            bar.set_position(base + s.progress.done);
+            if args.preview && !args.json {
+                let latent: Vec<[u8; 3]> = s.preview().collect();
+                bar.println(terminal::blocks(&latent, s.size.1));
+            }
+            let next = s.scale + 2;
+            bar.set_message(if next > scales { "pixels".into() } else { format!("scale {next} of {scales}") });
+        }
+        Event::Rows(r) => bar.set_position(base + r.progress.done),
+    })?;
+    timing.decoder = last.elapsed();
+    Ok((image, timing))
+}
+
+fn choose_tier(model: &Model<'_>, name: Option<&str>) -> Result<Tier> {
+    let Some(name) = name else { return Ok(model.tier_at(0)?) };
+    model.tier(name).ok().with_context(|| {
+        let names: Vec<String> = model.tiers().map(|t| t.name().to_owned()).collect();
+        format!("the model has no tier `{name}`; it has {}", names.join(", "))
+    })
+}
+
+fn choose_cpu(name: Option<&str>) -> Result<Cpu> {
+    let Some(name) = name else { return Ok(Cpu::detect()) };
+    let Some(isa) = Isa::ALL.into_iter().find(|i| i.name() == name) else {
+        let names = Isa::ALL.map(Isa::name).join(", ");
+        bail!("no backend `{name}`; there are {names}");
+    };
+    Cpu::with(isa).with_context(|| format!("this processor has no {name}"))
+}
+
+/// The pictures of this run, and how many stand in a row of the sheet.
+fn choose_cells(model: &Model<'_>, args: &Args) -> Result<(Vec<Cell>, usize)> {
+    let none = [None; varmint::config::MAX_TABLES];
+    let tables = model.shape.config.n_tables();
+    let mut labels = none;
+    if let Some(class) = &args.class {
+        labels[0] = Some(args::label(model, 0, class)?);
+    }
+    if let Some(style) = &args.style {
+        if tables < 2 {
+            bail!("this model knows no styles");
+        }
+        labels[1] = Some(args::label(model, 1, style)?);
+    }
+    let seeds = |count: u64| (0..count).map(|i| args.seed.wrapping_add(i));
+    if args.class.is_none() && args.style.is_none() && args.count.is_none() && tables == 2 {
+        let found: Vec<u32> =
+            SHOW.iter().filter_map(|n| model.find_label(0, n)).map(|r| r as u32).collect();
+        let styles = model.shape.config.table(1).rows - 1;
+        if !found.is_empty() {
+            let cells = found
+                .iter()
+                .flat_map(|&c| (0..styles).map(move |s| (c, s)))
+                .map(|(class, style)| {
+                    let mut labels = none;
+                    (labels[0], labels[1]) = (Some(class), Some(style));
+                    Cell { labels, seed: args.seed }
+                })
+                .collect();
+            return Ok((cells, styles as usize));
+        }
+    }
+    // A class without a style: one picture per style.
+    if args.class.is_some() && args.style.is_none() && args.count.is_none() && tables == 2 {
+        let styles = model.shape.config.table(1).rows - 1;
+        let cells = (0..styles).map(|s| Cell { labels: [labels[0], Some(s), None, None], seed: args.seed });
+        return Ok((cells.collect(), styles as usize));
+    }
+    let count = args.count.unwrap_or(1).max(1);
+    let cells: Vec<Cell> = seeds(count).map(|seed| Cell { labels, seed }).collect();
+    Ok((cells, 8))
+}
