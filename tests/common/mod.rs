@@ -6,12 +6,12 @@ use varmint::{
 };
 
 /// The small model: golden dev_a in int8.
-pub fn tiny() -> ModelFile {
+pub(crate) fn tiny() -> ModelFile {
     ModelFile::open("fixtures/tiny.vmt").expect("fixtures/tiny.vmt")
 }
 
 /// A request of the small model that draws (not greedy).
-pub fn request(model: &Model<'_>, seed: u64) -> Request<'static> {
+pub(crate) fn request(model: &Model<'_>, seed: u64) -> Request<'static> {
     let mut r = Request::new(model);
     r.labels[0] = Some(3);
     r.seed = seed;
@@ -21,26 +21,26 @@ pub fn request(model: &Model<'_>, seed: u64) -> Request<'static> {
 }
 
 /// Memory whose first byte is at a multiple of 64.
-pub struct Ram {
+pub(crate) struct Ram {
     bytes: Vec<u8>,
     start: usize,
     len: usize,
 }
 
 impl Ram {
-    pub fn new(len: usize, fill: u8) -> Self {
+    pub(crate) fn new(len: usize, fill: u8) -> Self {
         let bytes = vec![fill; len + 64];
         let start = bytes.as_ptr().align_offset(64);
         Self { bytes, start, len }
     }
 
-    pub fn get(&mut self) -> &mut [u8] {
+    pub(crate) fn get(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.len]
     }
 }
 
 /// Runs to the end, calling `between` before every step.
-pub fn run<B: Backend>(
+pub(crate) fn run<B: Backend>(
     g: &mut Generator<'_, B>,
     mut between: impl FnMut(&mut Generator<'_, B>, Stage),
 ) -> Result<Image, Error> {
@@ -66,7 +66,7 @@ pub fn run<B: Backend>(
 }
 
 /// One image in a fresh arena.
-pub fn image<O: Ops>(model: &Model<'_>, plan: &Plan, ops: O, request: Request<'_>) -> Image {
+pub(crate) fn image<O: Ops>(model: &Model<'_>, plan: &Plan, ops: O, request: Request<'_>) -> Image {
     let mut ram = Ram::new(plan.bytes(), 0);
     let host = Host::new(ops, ram.get(), plan).expect("the arena fits");
     let mut g = Generator::new(model, plan, host, request).expect("a good request");
@@ -74,11 +74,11 @@ pub fn image<O: Ops>(model: &Model<'_>, plan: &Plan, ops: O, request: Request<'_
 }
 
 /// The reference image.
-pub fn reference(model: &Model<'_>, plan: &Plan, seed: u64) -> Image {
+pub(crate) fn reference(model: &Model<'_>, plan: &Plan, seed: u64) -> Image {
     image(model, plan, Scalar, request(model, seed))
 }
 
 /// CRC-32 of an image, for checksums in tests.
-pub fn crc(image: &Image) -> u32 {
+pub(crate) fn crc(image: &Image) -> u32 {
     crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC).checksum(&image.rgb)
 }
