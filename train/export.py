@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from codes import load_tokenizer
-from data import Emoji
+from data import TRAIN, Emoji, to_float
 from var import VAR
 
 LICENCE = """Model weights: MIT OR Apache-2.0, like the code that trained them.
@@ -28,6 +28,17 @@ def load_var(path):
     model = VAR(**state["config"])
     model.load_state_dict(state["ema"])
     return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def preview(tokenizer, images):
+    """Least squares from latent channels to mean colours in 0..1: what a device shows while scales run."""
+    x = torch.cat([tokenizer.latent(to_float(b)) for b in images.split(64)])
+    y = torch.nn.functional.adaptive_avg_pool2d(images.float() / 255, x.shape[2:])
+    rows = lambda t: t.permute(0, 2, 3, 1).flatten(0, 2)
+    x = torch.cat([rows(x), torch.ones(x.shape[0] * x.shape[2] * x.shape[3], 1)], 1)
+    w = torch.linalg.lstsq(x, rows(y)).solution
+    return {"weight": w[:-1].t().tolist(), "bias": w[-1].tolist()}
 
 
 def write(folder, name, save):
@@ -59,6 +70,7 @@ def main():
         "labels": {"class": data.class_names, "style": data.style_names},
         "defaults": {"guidance": args.guidance, "top_k": args.top_k, "top_p": args.top_p, "temperature": 1.0},
         "scale_sizes": list(var.scales),
+        "preview": preview(tokenizer, data.images[data.where(TRAIN)][::16]),
         "var": var.config,
         "tokenizer": tokenizer.config,
     }
