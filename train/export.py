@@ -59,7 +59,8 @@ def main():
     p.add_argument("--top-k", type=int, default=100)
     p.add_argument("--top-p", type=float, default=0.95)
     args = p.parse_args()
-    data, tokenizer, var = Emoji(args.data), load_tokenizer(args.tokenizer), load_var(args.var)
+    tokenizer, var = load_tokenizer(args.tokenizer), load_var(args.var)
+    data = Emoji(args.data, tokenizer.side)
     os.makedirs(args.out, exist_ok=True)
     # The int64 lvl_1L stays: a reader takes the scale schedule from it.
     var_state = {k: v.contiguous() for k, v in var.state_dict().items()}
