@@ -4,59 +4,13 @@
 //! stop calling it and the image waits; drop the generator and it is cancelled.
 
 use crate::bytes::part;
-use crate::config::{MAX_TABLES, Sampling};
 use crate::error::Error;
 use crate::host::{Backend, Job};
 use crate::model::Model;
 use crate::plan::{Buf, Plan};
+use crate::request::Request;
 use crate::stage::{Pass, Stage};
 use crate::tensor::Layer;
-
-/// What to make.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'t> {
-    /// A row of each condition table; `None` means "not given".
-    pub labels: [Option<u32>; MAX_TABLES],
-    /// Seed of every draw.
-    pub seed: u64,
-    /// Guidance and sampling.
-    pub sampling: Sampling,
-    /// All tokens, given instead of drawn (L of them): decodes a picture that was made before.
-    pub tokens: Option<&'t [u16]>,
-}
-
-impl Request<'_> {
-    /// Seed 0, nothing given, the model's own sampling.
-    pub fn new(model: &Model<'_>) -> Self {
-        Self { labels: [None; MAX_TABLES], seed: 0, sampling: model.shape.config.sampling, tokens: None }
-    }
-
-    fn check(&self, model: &Model<'_>) -> Result<(), Error> {
-        let c = &model.shape.config;
-        for (t, label) in self.labels.iter().enumerate() {
-            let rows = c.table(t).rows;
-            match *label {
-                Some(row) if t >= c.n_tables() || row >= rows => {
-                    return Err(Error::UnknownLabel { table: t as u16, row, rows });
-                }
-                _ => {}
-            }
-        }
-        if !self.sampling.is_valid() {
-            return Err(Error::BadSampling);
-        }
-        if let Some(tokens) = self.tokens {
-            let need = c.tokens();
-            if tokens.len() != need {
-                return Err(Error::BadTokens { need, got: tokens.len() });
-            }
-            if let Some(got) = tokens.iter().position(|&t| t as u32 >= c.vocab) {
-                return Err(Error::BadTokens { need, got });
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Work done so far, in multiply-accumulates: close to linear in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@
 //! `sample` and `decode`.
 
 use crate::error::Error;
-use crate::generator::Request;
 use crate::model::{Linear, Model};
 use crate::num::up4;
 use crate::ops::{Ops, Packed, Taps};
 use crate::plan::{ARENA_ALIGN, Buf, Plan};
+use crate::request::Request;
 use crate::stage::Stage;
 use crate::tensor::Data;
 

@@ -3,14 +3,14 @@
 //! `no_std`, no `alloc`, no `unsafe`, no panic. Data flows one way; a module uses only those above it:
 //!
 //! ```text
-//! error, num, rng          what can go wrong; float functions of fixed order; Philox
-//! bytes, config, file      the container and the shapes in it
-//! tier, tensor, model      choices, weights, the checked file
-//! plan                     lifetimes -> offsets: every byte of a run, known before it
-//! ops                      the kernels, as a trait whose default is the scalar reference
-//! arena, host              disjoint slices of the caller's memory; the backend over it
+//! error, num, rng                 what can go wrong; float functions of fixed order; Philox
+//! bytes, config, file, embed      the container and the shapes in it
+//! tier, tensor, model             choices, weights, the checked file
+//! stage, plan                     the order of work; lifetimes -> offsets, known before a run
+//! operands, scalar, ops           the kernels: the scalar reference, and the trait that SIMD implements
+//! request, host                   what to make; the backend over disjoint slices of the caller's memory
 //! block, latent, sample, decode   the stages of a run, on a host
-//! generator                the loop: one bounded step per call
+//! generator                       the loop: one bounded step per call
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
@@ -33,7 +33,9 @@ pub mod host;
 mod latent;
 pub mod model;
 pub mod num;
+mod request;
 pub mod rng;
+mod operands;
 pub mod ops;
 pub mod plan;
 pub mod sample;
@@ -44,10 +46,11 @@ pub mod tier;
 
 pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
 pub use error::{Error, Fault};
-pub use generator::{Generator, Progress, Request, Rows, ScaleView, Step};
+pub use generator::{Generator, Progress, Rows, ScaleView, Step};
 pub use host::{Backend, Host, Job};
 pub use model::Model;
 pub use ops::{Ops, Scalar};
 pub use plan::{Buf, Plan};
+pub use request::Request;
 pub use stage::{Pass, Stage, Tile};
 pub use tier::{Store, Tier};

@@ -407,6 +407,10 @@ fn check_tensors(
         if spec.class == Class::Weight && (dtype.act() > widest || float_only && dtype.act() != 4) {
             return bad(2);
         }
+        // 2047 * 127 * 8256 is the last sum of 12-bit products that i32 surely holds.
+        if dtype == Dtype::I8Wide && spec.packed_cols() > 8256 {
+            return bad(2);
+        }
         if u16_at(records, o) != spec.role as u16 {
             return bad(0);
         }

@@ -169,8 +169,9 @@ pub struct Plan {
 /// Bytes of keys and values of `n` tokens in one block: K, V, scales of K, scales of V, each
 /// aligned.
 pub(crate) const fn kv_bytes(n: usize, width: usize, heads: usize, store: Store) -> usize {
-    let scales = if let Store::I8 = store { up(2 * n * heads, ARENA_ALIGN) } else { 0 };
-    2 * (up(n * width * store.bytes(), ARENA_ALIGN) + scales)
+    let scales =
+        if let Store::I8 = store { up(product([2, n, heads]), ARENA_ALIGN) } else { 0 };
+    up(product([n, width, store.bytes()]), ARENA_ALIGN).saturating_add(scales).saturating_mul(2)
 }
 
 struct Builder {
@@ -201,6 +202,16 @@ impl Builder {
             b.last = last as u16;
         }
     }
+}
+
+/// A product that stays at its largest value instead of wrapping: `add` refuses it.
+const fn product<const N: usize>(factors: [usize; N]) -> usize {
+    let (mut p, mut i) = (1usize, 0);
+    while i < N {
+        p = p.saturating_mul(factors[i]);
+        i += 1;
+    }
+    p
 }
 
 const fn max(a: usize, b: usize) -> usize {
@@ -243,7 +254,7 @@ impl Plan {
         let mut stage = Stage::Setup;
         while !matches!(stage, Stage::Done) {
             let m = stage.macs(shape, tier);
-            plan.total_macs += m;
+            plan.total_macs = plan.total_macs.saturating_add(m);
             if m > plan.max_step_macs {
                 plan.max_step_macs = m;
             }
@@ -474,24 +485,26 @@ const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
     let mods = if t.shared_aln { 1 } else { t.depth as usize };
 
     b.add(Buf::Cond, 4 * rows * w, 0, scale_tick(0));
-    b.add(Buf::Ada, 4 * rows * mods * 6 * w, 0, end);
+    b.add(Buf::Ada, product([4, rows, mods, 6, w]), 0, end);
     b.add(Buf::HeadAda, 4 * rows * 2 * w, 0, end);
-    b.add(Buf::FHat, 4 * ph * pw * z, 0, end + 1);
-    b.add(Buf::X, 4 * rows * c.max_tokens() * w, 1, end);
+    b.add(Buf::FHat, product([4, ph, pw, z]), 0, end + 1);
+    b.add(Buf::X, product([4, rows, c.max_tokens(), w]), 1, end);
     b.add(Buf::Mod, 4 * 6 * w, 1, end);
     let head = if tile > HEAD_TILE { tile } else { HEAD_TILE };
     // Keys: input C, output 2C. Attention: input, query, output. Feed-forward: input, hidden.
-    b.add(Buf::Work, 4 * max(max(3 * w * tile, (w + hidden) * tile), w * head), 0, end);
+    let work = max(max(3 * w, w + hidden).saturating_mul(tile), w * head);
+    b.add(Buf::Work, product([4, work]), 0, end);
     let widest = max(up4(w), up4(hidden));
-    b.add(Buf::Rows, if t.act == 4 { 16 } else { t.act as usize * widest * head }, 0, end);
+    b.add(Buf::Rows, if t.act == 4 { 16 } else { product([t.act as usize, widest, head]) }, 0, end);
     b.add(Buf::RowScale, 4 * head, 0, end);
     b.add(Buf::Scores, up(4 * c.tokens(), ARENA_ALIGN) + 2 * c.tokens(), 1, end);
     b.add(Buf::Head, 5 * t.head_dim(), 1, end);
-    b.add(Buf::Logits, 4 * rows * HEAD_TILE * v, 1, end);
+    b.add(Buf::Logits, product([4, rows, HEAD_TILE, v]), 1, end);
     b.add(Buf::Candidates, 4 * v, 1, end);
     b.add(Buf::Tokens, 2 * c.tokens(), 0, end);
-    b.add(Buf::Next, 4 * c.max_tokens() * z, 1, end);
-    b.add(Buf::Enlarged, up(4 * ph * pw * z, ARENA_ALIGN) + 4 * ph * pw * z, 1, end);
+    b.add(Buf::Next, product([4, c.max_tokens(), z]), 1, end);
+    let map = product([4, ph, pw, z]);
+    b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
     b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
 
     let mut j = 0;
@@ -513,7 +526,7 @@ const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
                 b.add(Buf::KvNow, now, 1, end);
                 let past = c.tokens_before(last);
                 if past > 0 {
-                    let bytes = ending * kv_bytes(past, w, heads, tier.cache);
+                    let bytes = product([ending, kv_bytes(past, w, heads, tier.cache)]);
                     b.add(Buf::Kv(row, j), bytes, 1, scale_tick(last));
                 }
             }
@@ -551,31 +564,33 @@ const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
             Layer::Out { c } => (c, 3),
         };
         let widest = up4(max(cin, if let Layer::Res { .. } = layer { cout } else { cin }));
-        let halo = (strip + 2) * (ow + 2) * widest * d.act as usize;
+        let halo = product([strip + 2, ow + 2, widest, d.act as usize]);
         b.add(Buf::Strip, halo, tick, tick);
         let shortcut = if let Layer::Res { .. } = layer && cin != cout { ow * cout } else { 0 };
-        b.add(Buf::OutRows, 4 * (strip * ow * cout + ow * widest + shortcut), tick, tick);
+        let rows = product([strip, ow, cout]).saturating_add(ow * widest + shortcut);
+        b.add(Buf::OutRows, product([4, rows]), tick, tick);
         match layer {
-            Layer::Conv { .. } if at == 0 => b.add(Buf::Z, h * w * cout * store, tick, tick + 1),
-            Layer::Conv { .. } => b.add(Buf::Map(top), h * w * cout * store, tick, tick),
+            Layer::Conv { .. } if at == 0 => b.add(Buf::Z, product([h, w, cout, store]), tick, tick + 1),
+            Layer::Conv { .. } => b.add(Buf::Map(top), product([h, w, cout, store]), tick, tick),
             Layer::Res { .. } => {
-                b.add(Buf::Hidden(level), h * w * cout * store, tick, tick);
+                b.add(Buf::Hidden(level), product([h, w, cout, store]), tick, tick);
                 let (input, output) = level_maps(shape, tier, at);
-                b.add(input, h * w * cin * store, tick, tick);
-                b.add(output, h * w * cout * store, tick, tick);
+                b.add(input, product([h, w, cin, store]), tick, tick);
+                b.add(output, product([h, w, cout, store]), tick, tick);
             }
             Layer::Attention { c } => {
-                b.add(level_maps(shape, tier, at).0, h * w * c * store, tick, tick);
-                b.add(Buf::MapQkv, h * w * 3 * c * store, tick, tick);
+                b.add(level_maps(shape, tier, at).0, product([h, w, c, store]), tick, tick);
+                b.add(Buf::MapQkv, product([h, w, 3, c, store]), tick, tick);
                 // Scores of one position; probabilities need no own place in float.
-                b.add(Buf::OutRows, 4 * (strip * ow * c + ow * widest + h * w + c), tick, tick);
+                let rows = product([2, ow, widest]).saturating_add(product([h, w]) + c);
+                b.add(Buf::OutRows, product([4, rows]), tick, tick);
             }
             Layer::Up { c } => {
-                b.add(level_maps(shape, tier, at).0, h * w * c * store, tick, tick);
-                b.add(Buf::Map(level - 1), oh * ow * c * store, tick, tick);
+                b.add(level_maps(shape, tier, at).0, product([h, w, c, store]), tick, tick);
+                b.add(Buf::Map(level - 1), product([oh, ow, c, store]), tick, tick);
             }
             Layer::Out { c } => {
-                b.add(level_maps(shape, tier, at).0, h * w * c * store, tick, tick);
+                b.add(level_maps(shape, tier, at).0, product([h, w, c, store]), tick, tick);
                 b.add(Buf::Rgb, strip * w * 3, tick, tick);
             }
         }

@@ -84,6 +84,29 @@ impl Tier {
         if k < MAX_SCALES { self.blocks[k] } else { 0 }
     }
 
+    /// This tier with other active blocks: `blocks(k)` is the mask of scale `k`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a scale without a block, a block that does not exist, or one that
+    /// comes back after it skipped a scale (its cache would have a hole).
+    pub fn with_blocks(
+        mut self,
+        shape: &Shape,
+        blocks: impl Fn(usize) -> u64,
+    ) -> Result<Self, Error> {
+        let mut before = u64::MAX;
+        for (k, mask) in self.blocks.iter_mut().enumerate().take(shape.config.n_scales()) {
+            *mask = blocks(k);
+            let depth = shape.trunk(0).depth;
+            let beyond = depth < 64 && *mask >> depth != 0;
+            if *mask == 0 || beyond || *mask & !before != 0 {
+                return Err(Error::Unsupported);
+            }
+            before = *mask;
+        }
+        Ok(self)
+    }
+
     /// Rows at scale `k`: 2 with guidance, 1 without.
     pub const fn rows(&self, k: usize) -> usize {
         if k < self.guided { 2 } else { 1 }
