@@ -81,8 +81,12 @@ impl<'m> Engine<'m> {
         let mut generator = Generator::new(self.model, &self.plan, host, request)?;
         let (height, width) = generator.size();
         let last = self.model.shape.config.n_scales() - 1;
-        let mut image =
-            Image { width, height, rgb: Vec::with_capacity(width * height * 3), tokens: Vec::new() };
+        let mut image = Image {
+            width,
+            height,
+            rgb: Vec::with_capacity(width * height * 3),
+            tokens: Vec::new(),
+        };
         loop {
             let mut latent_done = false;
             match generator.step()? {

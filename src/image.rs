@@ -45,7 +45,9 @@ impl Image {
                 for x in 0..w * zoom {
                     let from = (y / zoom * w + x / zoom) * 3;
                     let to = ((top + y) * width + left + x) * 3;
-                    if let (Some(o), Some(v)) = (rgb.get_mut(to..to + 3), image.rgb.get(from..from + 3)) {
+                    if let (Some(o), Some(v)) =
+                        (rgb.get_mut(to..to + 3), image.rgb.get(from..from + 3))
+                    {
                         o.copy_from_slice(v);
                     }
                 }

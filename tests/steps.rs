@@ -24,7 +24,10 @@ fn the_integer_tier_has_one_picture_everywhere() {
     }
     // A job that promises an instruction set must have run it.
     for name in std::env::var("VARMINT_REQUIRE_KERNELS").unwrap_or_default().split(',') {
-        assert!(name.is_empty() || ran.contains(&name), "kernel `{name}` was required; ran {ran:?}");
+        assert!(
+            name.is_empty() || ran.contains(&name),
+            "kernel `{name}` was required; ran {ran:?}"
+        );
     }
     println!("ran: {}", ran.join(", "));
 }
@@ -43,7 +46,10 @@ fn tiles_and_strips_do_not_change_the_picture() {
         assert_eq!(reference(&model, &plan, 2), want, "tile {tile}, strip {strip}");
         arenas.push((plan.bytes(), plan.max_step_macs()));
     }
-    assert!(arenas.is_sorted(), "smaller pieces need less memory and less work per step: {arenas:?}");
+    assert!(
+        arenas.is_sorted(),
+        "smaller pieces need less memory and less work per step: {arenas:?}"
+    );
 }
 
 #[test]

@@ -39,7 +39,8 @@ fn a_tier_of_fewer_blocks_needs_less() {
     let full = model.tier_at(0).unwrap();
     let n = model.shape.config.n_scales();
     let lean = full.with_blocks(&model.shape, |k| if k + 1 < n { 0b111 } else { 0b101 }).unwrap();
-    let (full, lean) = (Plan::new(&model.shape, &full).unwrap(), Plan::new(&model.shape, &lean).unwrap());
+    let (full, lean) =
+        (Plan::new(&model.shape, &full).unwrap(), Plan::new(&model.shape, &lean).unwrap());
     lean.verify().unwrap();
     assert!(lean.bytes() < full.bytes() && lean.total_macs() < full.total_macs());
     let (a, b) = (

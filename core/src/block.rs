@@ -147,7 +147,8 @@ impl<O: Ops> Host<'_, O> {
     pub(crate) fn setup(&mut self, job: &Job<'_>) -> Result<(), Error> {
         let c = &job.model.shape.config;
         let w = job.model.shape.trunk(0).width as usize;
-        let [cond, f_hat, tokens] = self.arena.take(job.plan, [Buf::Cond, Buf::FHat, Buf::Tokens])?;
+        let [cond, f_hat, tokens] =
+            self.arena.take(job.plan, [Buf::Cond, Buf::FHat, Buf::Tokens])?;
         f_hat.fill(0);
         tokens.fill(0);
         for (row, cond) in nums::<f32>(cond)?.chunks_exact_mut(w).enumerate() {
@@ -179,7 +180,8 @@ impl<O: Ops> Host<'_, O> {
         let weights = job.model.trunk(0);
         self.project_cond(job, row, &weights.head_ada, Buf::HeadAda, row)?;
         let [ada] = self.arena.take(job.plan, [Buf::HeadAda])?;
-        for (s, &g) in part_mut(nums::<f32>(ada)?, row * 2 * w, w).iter_mut().zip(weights.head_gain) {
+        for (s, &g) in part_mut(nums::<f32>(ada)?, row * 2 * w, w).iter_mut().zip(weights.head_gain)
+        {
             *s += g;
         }
         Ok(())

@@ -438,7 +438,11 @@ impl Shape {
     /// Decoder `i`; the first one past the end.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn decoder(&self, i: usize) -> &Decoder {
-        if i < self.n_decoders() && i < MAX_DECODERS { &self.decoders[i] } else { &self.decoders[0] }
+        if i < self.n_decoders() && i < MAX_DECODERS {
+            &self.decoders[i]
+        } else {
+            &self.decoders[0]
+        }
     }
 
     /// Reads the config, trunk and decoder sections; the offsets are for error messages.

@@ -1,157 +1,21 @@
 //! The image decoder, strip by strip, with exact group norm (official `models/basic_vae.py`).
 //!
-//! Feature maps are `[H, W, C]`, stored as the tier says. A convolution makes a strip of rows per
-//! step: its input rows, with a halo, are normalised, activated and quantized into the strip buffer
-//! and never exist as a map. While a map is written its sums and ranges per channel are kept; one more
-//! pass gives the variance about the mean. So the norm is two-pass and exact, and the range that an
-//! int8 input is quantized by (one per map) is known without a pass of its own.
-
-use half::f16;
+//! A convolution makes a strip of rows per step: its input rows, with a halo, are normalised, activated
+//! and quantized into the strip buffer and never exist as a map. Maps, their statistics and the group
+//! norm are in `maps`.
 
 use crate::bytes::{part, part_mut};
-use crate::config::GROUPS;
 use crate::error::Error;
 use crate::host::{Host, Job, linear, nums, nums_ref, split};
+use crate::maps::{Map, Stats, norm, normed_range, save, stat};
 use crate::model::{LayerWeights, Linear};
-use crate::num::{rsqrt, silu, up4};
+use crate::num::{rsqrt, up4};
 use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Taps};
-use crate::plan::{Buf, STATS, level_maps};
+use crate::plan::{Buf, level_maps};
 use crate::scalar::{pixel, row_scale};
 use crate::stage::{Pass, map_size, out_size};
 use crate::tensor::{Data, Layer};
 use crate::tier::Store;
-
-/// Rows of [`Buf::Stats`], `c_max` values each.
-mod stat {
-    /// Sum, smallest, largest of the map that layers hand on.
-    pub(super) const MAP: usize = 0;
-    /// The same of the hidden map of a residual block.
-    pub(super) const HIDDEN: usize = 3;
-    /// Factor of a norm as applied.
-    pub(super) const GAIN: usize = 6;
-    /// Shift of a norm as applied.
-    pub(super) const SHIFT: usize = 7;
-    /// Sums of a row; squares of a variance.
-    pub(super) const TEMP: usize = 8;
-    /// Ranges: of the input of the current pass, and of the shortcut's.
-    pub(super) const RANGE: usize = 9;
-}
-
-/// Statistics per channel.
-struct Stats<'a> {
-    all: &'a mut [f32],
-    c_max: usize,
-}
-
-impl<'a> Stats<'a> {
-    fn new(bytes: &'a mut [u8]) -> Result<Self, Error> {
-        let all = nums::<f32>(bytes)?;
-        let c_max = all.len() / STATS;
-        Ok(Self { all, c_max })
-    }
-
-    fn row(&self, which: usize, c: usize) -> &[f32] {
-        part(self.all, which * self.c_max, c)
-    }
-
-    fn row_mut(&mut self, which: usize, c: usize) -> &mut [f32] {
-        part_mut(self.all, which * self.c_max, c)
-    }
-
-    fn reset(&mut self, which: usize) {
-        let n = self.c_max;
-        self.row_mut(which, n).fill(0.0);
-        self.row_mut(which + 1, n).fill(f32::MAX);
-        self.row_mut(which + 2, n).fill(f32::MIN);
-    }
-
-    /// Takes one row of a map in: sums of the row first, then into the total.
-    fn add(&mut self, which: usize, row: &[f32], c: usize) {
-        let n = self.c_max;
-        self.row_mut(stat::TEMP, c).fill(0.0);
-        let (low, temp) = self.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();
-        let (_, set) = low.split_at_mut_checked(which * n).unwrap_or_default();
-        let (sum, rest) = set.split_at_mut_checked(n).unwrap_or_default();
-        let (min, max) = rest.split_at_mut_checked(n).unwrap_or_default();
-        for px in row.chunks_exact(c) {
-            let stats = temp.iter_mut().zip(min.iter_mut()).zip(max.iter_mut());
-            for (((t, lo), hi), &v) in stats.zip(px) {
-                *t += v;
-                *lo = if v < *lo { v } else { *lo };
-                *hi = if v > *hi { v } else { *hi };
-            }
-        }
-        for (s, &t) in sum.iter_mut().zip(temp.iter()).take(c) {
-            *s += t;
-        }
-    }
-
-    /// Largest |value| of a map.
-    fn range(&self, which: usize, c: usize) -> f32 {
-        let (lo, hi) = (self.row(which + 1, c), self.row(which + 2, c));
-        lo.iter().zip(hi).fold(0.0, |m, (&lo, &hi)| {
-            let a = if -lo > hi { -lo } else { hi };
-            if a > m { a } else { m }
-        })
-    }
-
-    fn set_range(&mut self, which: usize, value: f32) {
-        if let Some(r) = self.row_mut(stat::RANGE, 2).get_mut(which) {
-            *r = value;
-        }
-    }
-
-    fn get_range(&self, which: usize) -> f32 {
-        self.row(stat::RANGE, 2).get(which).copied().unwrap_or(0.0)
-    }
-}
-
-/// A feature map.
-#[derive(Clone, Copy)]
-struct Map<'a> {
-    bytes: &'a [u8],
-    w: usize,
-    c: usize,
-    store: Store,
-}
-
-impl Map<'_> {
-    /// Row `y` as floats: `[W, C]`.
-    fn load(&self, y: usize, out: &mut [f32]) {
-        let n = self.w * self.c;
-        match self.store {
-            Store::F32 => {
-                for (o, &v) in out.iter_mut().zip(part(nums_ref::<f32>(self.bytes).unwrap_or(&[]), y * n, n)) {
-                    *o = v;
-                }
-            }
-            Store::F16 | Store::I8 => {
-                for (o, v) in out.iter_mut().zip(part(nums_ref::<f16>(self.bytes).unwrap_or(&[]), y * n, n)) {
-                    *o = v.to_f32();
-                }
-            }
-        }
-    }
-}
-
-/// Writes a row; afterwards `row` holds what the map holds.
-fn save(bytes: &mut [u8], store: Store, y: usize, row: &mut [f32]) -> Result<(), Error> {
-    let n = row.len();
-    match store {
-        Store::F32 => {
-            for (o, &v) in part_mut(nums::<f32>(bytes)?, y * n, n).iter_mut().zip(row.iter()) {
-                *o = v;
-            }
-        }
-        Store::F16 | Store::I8 => {
-            for (o, v) in part_mut(nums::<f16>(bytes)?, y * n, n).iter_mut().zip(row) {
-                *o = f16::from_f32(*v);
-                *v = o.to_f32();
-            }
-        }
-    }
-    Ok(())
-}
 
 /// What a convolution reads: a map, enlarged by `up`, normed and activated.
 struct Input<'a> {
@@ -253,65 +117,6 @@ fn conv<O: Ops>(
     }
 }
 
-/// Largest |SiLU| (or |value|) of a normed map, from the range of each channel.
-fn normed_range(s: &Stats<'_>, set: usize, c: usize, act: bool) -> f32 {
-    /// SiLU falls to -0.27846 at -1.27846 and rises from there.
-    const DIP: (f32, f32) = (-1.278_464_5, 0.278_464_55);
-    let ends = s.row(set + 1, c).iter().zip(s.row(set + 2, c));
-    let norms = s.row(stat::GAIN, c).iter().zip(s.row(stat::SHIFT, c));
-    ends.zip(norms).fold(0.0, |m: f32, ((&lo, &hi), (&g, &b))| {
-        let (y0, y1) = (lo * g + b, hi * g + b);
-        let (y0, y1) = if y0 < y1 { (y0, y1) } else { (y1, y0) };
-        let (a0, a1) = if act { (silu(y0), silu(y1)) } else { (y0, y1) };
-        let dip = if act && y0 < DIP.0 && y1 > DIP.0 { DIP.1 } else { 0.0 };
-        m.max(a0.abs()).max(a1.abs()).max(dip)
-    })
-}
-
-/// Turns sums into the norm's gain and shift: the second pass, about the mean.
-fn norm(s: &mut Stats<'_>, set: usize, map: Map<'_>, h: usize, affine: &[f32], row: &mut [f32]) {
-    let c = map.c;
-    let per = c / GROUPS;
-    let count = (h * map.w * per) as f32;
-    // Means per channel of its group, for now in SHIFT.
-    for g in 0..GROUPS {
-        let total = part(s.row(set, c), g * per, per).iter().fold(0.0f32, |a, &v| a + v);
-        part_mut(s.row_mut(stat::SHIFT, c), g * per, per).fill(total / count);
-    }
-    s.row_mut(stat::GAIN, c).fill(0.0);
-    let row = part_mut(row, 0, map.w * c);
-    for y in 0..h {
-        map.load(y, row);
-        s.row_mut(stat::TEMP, c).fill(0.0);
-        let n = s.c_max;
-        let (low, temp) = s.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();
-        let (gain, mean) = part_mut(low, stat::GAIN * n, 2 * n).split_at_mut_checked(n).unwrap_or_default();
-        for px in row.chunks_exact(c) {
-            for ((t, &m), &v) in temp.iter_mut().zip(mean.iter()).zip(px) {
-                *t += (v - m) * (v - m);
-            }
-        }
-        for (g, &t) in gain.iter_mut().zip(temp.iter()).take(c) {
-            *g += t;
-        }
-    }
-    for g in 0..GROUPS {
-        let squares = part(s.row(stat::GAIN, c), g * per, per).iter().fold(0.0f32, |a, &v| a + v);
-        part_mut(s.row_mut(stat::GAIN, c), g * per, per).fill(rsqrt(squares / count + 1e-6));
-    }
-    for i in 0..c {
-        let (gamma, beta) = (at(affine, i), at(affine, c + i));
-        let gain = at(s.row(stat::GAIN, c), i) * gamma;
-        let shift = beta - at(s.row(stat::SHIFT, c), i) * gain;
-        part_mut(s.row_mut(stat::GAIN, c), i, 1).fill(gain);
-        part_mut(s.row_mut(stat::SHIFT, c), i, 1).fill(shift);
-    }
-}
-
-fn at(x: &[f32], i: usize) -> f32 {
-    x.get(i).copied().unwrap_or(0.0)
-}
-
 /// What of a layer the passes need to know.
 #[derive(Clone, Copy)]
 struct Place {
@@ -350,7 +155,13 @@ impl Place {
 
 impl<O: Ops> Host<'_, O> {
     /// One strip of one pass of layer `at`.
-    pub(crate) fn decode(&mut self, job: &Job<'_>, at: usize, pass: Pass, y: usize) -> Result<(), Error> {
+    pub(crate) fn decode(
+        &mut self,
+        job: &Job<'_>,
+        at: usize,
+        pass: Pass,
+        y: usize,
+    ) -> Result<(), Error> {
         let (layer, level, weights) = job.model.layer(job.plan.tier.decoder, at);
         let p = Place::of(job, at, layer, level);
         match (layer, weights, pass) {
@@ -415,7 +226,8 @@ impl<O: Ops> Host<'_, O> {
         act: bool,
         shortcut: Option<usize>,
     ) -> Result<(), Error> {
-        let [stats, out_rows, bytes] = self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, map])?;
+        let [stats, out_rows, bytes] =
+            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, map])?;
         let mut s = Stats::new(stats)?;
         norm(&mut s, set, p.map(bytes, c), p.h, affine, nums(out_rows)?);
         let range = normed_range(&s, set, c, act);
@@ -437,9 +249,8 @@ impl<O: Ops> Host<'_, O> {
         up: usize,
         y: usize,
     ) -> Result<(), Error> {
-        let [stats, out_rows, strip, input, output] = self
-            .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, p.output])?;
+        let [stats, out_rows, strip, input, output] =
+            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, p.output])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
             let range = s.range(stat::MAP, c);
@@ -623,9 +434,8 @@ impl<O: Ops> Host<'_, O> {
         c: usize,
         y: usize,
     ) -> Result<(), Error> {
-        let [stats, out_rows, strip, input, rgb] = self
-            .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::Rgb])?;
+        let [stats, out_rows, strip, input, rgb] =
+            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::Rgb])?;
         let s = Stats::new(stats)?;
         let n = p.rows(job, y);
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3)?;

@@ -151,7 +151,11 @@ impl fmt::Display for Error {
             Self::File { fault, at } => write!(f, "{fault} (byte {at})"),
             Self::UnknownTier => f.write_str("the model has no such tier"),
             Self::UnknownLabel { table, row, rows } => {
-                write!(f, "condition table {table} has rows 0 to {}, not {row}", rows.saturating_sub(1))
+                write!(
+                    f,
+                    "condition table {table} has rows 0 to {}, not {row}",
+                    rows.saturating_sub(1)
+                )
             }
             Self::BadSampling => f.write_str(
                 "guidance must be finite, temperature above zero and top-p between 0 and 1",
@@ -162,7 +166,11 @@ impl fmt::Display for Error {
             ),
             Self::Unsupported => f.write_str("this build cannot run that tier"),
             Self::ArenaTooSmall { need, got } => {
-                write!(f, "the arena has {got} bytes and the plan needs {need}: {} more", need.saturating_sub(got))
+                write!(
+                    f,
+                    "the arena has {got} bytes and the plan needs {need}: {} more",
+                    need.saturating_sub(got)
+                )
             }
             Self::ArenaMisaligned { need } => {
                 write!(f, "the arena must start at a multiple of {need} bytes")

@@ -57,7 +57,8 @@ impl ScaleView<'_> {
         self.latent.chunks_exact(z.max(1)).map(move |f| {
             let mut i = 0;
             [(); 3].map(|()| {
-                let dot = part(self.weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
+                let dot =
+                    part(self.weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
                 let v = dot + self.bias.get(i).copied().unwrap_or(0.0);
                 i += 1;
                 (v * 255.0) as u8

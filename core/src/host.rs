@@ -153,14 +153,16 @@ pub(crate) fn linear<O: Ops>(
         Data::F16(w) => ops.gemm_f16(Taps::matrix(x, m, k), w, lin.bias, out),
         Data::I8 { w, scale, wide: false } => {
             let q = nums::<i8>(rows)?.get_mut(..m * kp).ok_or(Error::PlanMismatch)?;
-            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut()) {
+            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut())
+            {
                 *s = ops.quantize_i8(x, q);
             }
             ops.gemm_i8(Taps::matrix(q, m, kp), scales, Packed { w, scale, bias: lin.bias }, out);
         }
         Data::I8 { w, scale, wide: true } => {
             let q = nums::<i16>(rows)?.get_mut(..m * kp).ok_or(Error::PlanMismatch)?;
-            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut()) {
+            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut())
+            {
                 *s = ops.quantize_i12(x, q);
             }
             ops.gemm_i12(Taps::matrix(q, m, kp), scales, Packed { w, scale, bias: lin.bias }, out);

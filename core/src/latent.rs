@@ -146,7 +146,8 @@ impl<O: Ops> Host<'_, O> {
                 seg_stride: (pw + 2) * z,
             };
             float_gemm(&self.ops, taps, &phi.w.data, phi.bias, out)?;
-            for ((f, &h), &conv) in f_row.iter_mut().zip(part(big, y * pw * z, pw * z)).zip(out.iter())
+            for ((f, &h), &conv) in
+                f_row.iter_mut().zip(part(big, y * pw * z, pw * z)).zip(out.iter())
             {
                 *f += 0.5 * h + 0.5 * conv;
             }

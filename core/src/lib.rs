@@ -9,7 +9,7 @@
 //! stage, plan                     the order of work; lifetimes -> offsets, known before a run
 //! operands, scalar, ops           the kernels: the scalar reference, and the trait that SIMD implements
 //! request, host                   what to make; the backend over disjoint slices of the caller's memory
-//! block, latent, sample, decode   the stages of a run, on a host
+//! block, latent, sample, maps, decode   the stages of a run, on a host
 //! generator                       the loop: one bounded step per call
 //! ```
 #![no_std]
@@ -31,13 +31,14 @@ pub mod file;
 pub mod generator;
 pub mod host;
 mod latent;
+mod maps;
 pub mod model;
 pub mod num;
-mod request;
-pub mod rng;
 mod operands;
 pub mod ops;
 pub mod plan;
+mod request;
+pub mod rng;
 pub mod sample;
 pub mod scalar;
 pub mod stage;

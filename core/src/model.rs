@@ -7,8 +7,8 @@ use crate::config::Shape;
 use crate::error::{Error, Fault};
 use crate::file::{ALIGN, CRC_AT, Container, Kind, checksum};
 use crate::tensor::{
-    Class, Data, Dtype, Layer, Matrix, RECORD_BYTES, Role, Spec, block_count, common_count, common_spec,
-    for_each_spec, place, trunk_count, trunk_head_count, trunk_spec,
+    Class, Data, Dtype, Layer, Matrix, RECORD_BYTES, Role, Spec, block_count, common_count,
+    common_spec, for_each_spec, place, trunk_count, trunk_head_count, trunk_spec,
 };
 use crate::tier::Tier;
 
@@ -417,7 +417,8 @@ fn check_tensors(
         if !spec.allows(dtype) {
             return bad(2);
         }
-        if u8_at(records, o + 3) as usize != spec.set || u16_at(records, o + 4) as usize != spec.index
+        if u8_at(records, o + 3) as usize != spec.set
+            || u16_at(records, o + 4) as usize != spec.index
         {
             return bad(3);
         }

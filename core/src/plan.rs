@@ -14,7 +14,10 @@
 //! static ARENA: [u8; PLAN.bytes()] = [0; PLAN.bytes()];
 //! ```
 
-#![allow(clippy::indexing_slicing, reason = "const fn has no `get`; every index is a loop bound below the array's length")]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "const fn has no `get`; every index is a loop bound below the array's length"
+)]
 
 use core::fmt;
 
@@ -135,9 +138,30 @@ impl Buf {
     }
 
     const NAMES: [&'static str; FIXED] = [
-        "cond", "ada", "head ada", "f_hat", "x", "kv now", "work", "mod", "rows", "row scale",
-        "scores", "head", "logits", "candidates", "tokens", "next", "enlarged", "phi strip", "z",
-        "stats", "strip", "out rows", "rgb", "map qkv",
+        "cond",
+        "ada",
+        "head ada",
+        "f_hat",
+        "x",
+        "kv now",
+        "work",
+        "mod",
+        "rows",
+        "row scale",
+        "scores",
+        "head",
+        "logits",
+        "candidates",
+        "tokens",
+        "next",
+        "enlarged",
+        "phi strip",
+        "z",
+        "stats",
+        "strip",
+        "out rows",
+        "rgb",
+        "map qkv",
     ];
 }
 
@@ -169,8 +193,7 @@ pub struct Plan {
 /// Bytes of keys and values of `n` tokens in one block: K, V, scales of K, scales of V, each
 /// aligned.
 pub(crate) const fn kv_bytes(n: usize, width: usize, heads: usize, store: Store) -> usize {
-    let scales =
-        if let Store::I8 = store { up(product([2, n, heads]), ARENA_ALIGN) } else { 0 };
+    let scales = if let Store::I8 = store { up(product([2, n, heads]), ARENA_ALIGN) } else { 0 };
     up(product([n, width, store.bytes()]), ARENA_ALIGN).saturating_add(scales).saturating_mul(2)
 }
 
@@ -416,7 +439,14 @@ impl Plan {
     /// Those of the writer.
     pub fn draw(&self, out: &mut impl fmt::Write) -> fmt::Result {
         let ticks = self.last_tick() + 1;
-        writeln!(out, "{:>12}  {:>10}  {:>10}  ticks 0..{}", "buffer", "bytes", "offset", ticks - 1)?;
+        writeln!(
+            out,
+            "{:>12}  {:>10}  {:>10}  ticks 0..{}",
+            "buffer",
+            "bytes",
+            "offset",
+            ticks - 1
+        )?;
         let mut limit = u32::MAX;
         loop {
             let size = self.buffers().map(|(_, b)| b.size).filter(|&s| s < limit).max();
@@ -451,7 +481,8 @@ impl fmt::Display for BufName {
             i if i < MAP0 + 2 * MAX_LEVELS => ("wide map", i - MAP0 - MAX_LEVELS),
             i => ("hidden", i - MAP0 - 2 * MAX_LEVELS),
         };
-        let width = f.width().unwrap_or(0).saturating_sub(what.len() + 1 + if n > 9 { 2 } else { 1 });
+        let width =
+            f.width().unwrap_or(0).saturating_sub(what.len() + 1 + if n > 9 { 2 } else { 1 });
         write!(f, "{:width$}{what} {n}", "")
     }
 }
@@ -566,11 +597,19 @@ const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
         let widest = up4(max(cin, if let Layer::Res { .. } = layer { cout } else { cin }));
         let halo = product([strip + 2, ow + 2, widest, d.act as usize]);
         b.add(Buf::Strip, halo, tick, tick);
-        let shortcut = if let Layer::Res { .. } = layer && cin != cout { ow * cout } else { 0 };
+        let shortcut = if let Layer::Res { .. } = layer
+            && cin != cout
+        {
+            ow * cout
+        } else {
+            0
+        };
         let rows = product([strip, ow, cout]).saturating_add(ow * widest + shortcut);
         b.add(Buf::OutRows, product([4, rows]), tick, tick);
         match layer {
-            Layer::Conv { .. } if at == 0 => b.add(Buf::Z, product([h, w, cout, store]), tick, tick + 1),
+            Layer::Conv { .. } if at == 0 => {
+                b.add(Buf::Z, product([h, w, cout, store]), tick, tick + 1)
+            }
             Layer::Conv { .. } => b.add(Buf::Map(top), product([h, w, cout, store]), tick, tick),
             Layer::Res { .. } => {
                 b.add(Buf::Hidden(level), product([h, w, cout, store]), tick, tick);

@@ -20,7 +20,12 @@ pub struct Request<'t> {
 impl Request<'_> {
     /// Seed 0, nothing given, the model's own sampling.
     pub fn new(model: &Model<'_>) -> Self {
-        Self { labels: [None; MAX_TABLES], seed: 0, sampling: model.shape.config.sampling, tokens: None }
+        Self {
+            labels: [None; MAX_TABLES],
+            seed: 0,
+            sampling: model.shape.config.sampling,
+            tokens: None,
+        }
     }
 
     pub(crate) fn check(&self, model: &Model<'_>) -> Result<(), Error> {

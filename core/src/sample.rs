@@ -59,9 +59,12 @@ pub fn draw(logits: &[f32], s: &Sampling, rng: TokenRng, scratch: &mut [f32]) ->
     }
     let least = threshold(logits, s, scratch);
     let t = s.temperature;
-    argmax(logits.iter().enumerate().map(|(e, &g)| {
-        if g >= least { g / t + rng.gumbel(e) } else { f32::NEG_INFINITY }
-    }))
+    argmax(
+        logits
+            .iter()
+            .enumerate()
+            .map(|(e, &g)| if g >= least { g / t + rng.gumbel(e) } else { f32::NEG_INFINITY }),
+    )
 }
 
 /// The first largest entry.

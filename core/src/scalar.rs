@@ -6,7 +6,9 @@
 use half::f16;
 
 use crate::bytes::{part, part_mut};
-use crate::num::{abs_max, dot, dot_into, exp, gelu as gelu1, map_sum, round, rsqrt, silu as silu1, sum, tree};
+use crate::num::{
+    abs_max, dot, dot_into, exp, gelu as gelu1, map_sum, round, rsqrt, silu as silu1, sum, tree,
+};
 use crate::operands::{Heads, Kv, Packed, Scratch, Taps};
 
 /// Layer norm without affine, then `* gain + shift`. Two passes: mean, then variance about it.

@@ -136,7 +136,12 @@ const fn next_block(mask: u64, from: usize) -> Option<usize> {
 }
 
 /// Height and width of the output map of a layer whose input is at `level`.
-pub(crate) const fn out_size(shape: &Shape, tier: &Tier, layer: Layer, level: usize) -> (usize, usize) {
+pub(crate) const fn out_size(
+    shape: &Shape,
+    tier: &Tier,
+    layer: Layer,
+    level: usize,
+) -> (usize, usize) {
     let level = if let Layer::Up { .. } = layer { level.saturating_sub(1) } else { level };
     map_size(shape, tier, level)
 }

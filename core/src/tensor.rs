@@ -497,7 +497,11 @@ impl<'a> Matrix<'a> {
             Data::I8Rows(w, s) => Data::I8Rows(part(w, from * k, n * k), part(s, from, n)),
             Data::I8 { w, scale, wide } => {
                 let padded = up(n, 8);
-                Data::I8 { w: part(w, from * k, padded * k), scale: part(scale, from, padded), wide }
+                Data::I8 {
+                    w: part(w, from * k, padded * k),
+                    scale: part(scale, from, padded),
+                    wide,
+                }
             }
         };
         Matrix { rows: n, data, ..*self }

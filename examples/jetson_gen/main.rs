@@ -40,7 +40,8 @@ struct Cell {
 fn run(args: &Args) -> Result<()> {
     let file = match &args.model {
         Some(path) => Some(
-            ModelFile::open(path).with_context(|| format!("cannot read the model {}", path.display()))?,
+            ModelFile::open(path)
+                .with_context(|| format!("cannot read the model {}", path.display()))?,
         ),
         None => None,
     };
@@ -92,7 +93,8 @@ fn progress_bar(args: &Args, total: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(total);
-    let style = ProgressStyle::with_template("{prefix:>7} {bar:32} {percent:>3}%  {msg}  {eta} left");
+    let style =
+        ProgressStyle::with_template("{prefix:>7} {bar:32} {percent:>3}%  {msg}  {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
@@ -126,7 +128,11 @@ fn make(
                 bar.println(terminal::blocks(&latent, s.size.1));
             }
             let next = s.scale + 2;
-            bar.set_message(if next > scales { "pixels".into() } else { format!("scale {next} of {scales}") });
+            bar.set_message(if next > scales {
+                "pixels".into()
+            } else {
+                format!("scale {next} of {scales}")
+            });
         }
         Event::Rows(r) => bar.set_position(base + r.progress.done),
     })?;
@@ -186,7 +192,8 @@ fn choose_cells(model: &Model<'_>, args: &Args) -> Result<(Vec<Cell>, usize)> {
     // A class without a style: one picture per style.
     if args.class.is_some() && args.style.is_none() && args.count.is_none() && tables == 2 {
         let styles = model.shape.config.table(1).rows - 1;
-        let cells = (0..styles).map(|s| Cell { labels: [labels[0], Some(s), None, None], seed: args.seed });
+        let cells =
+            (0..styles).map(|s| Cell { labels: [labels[0], Some(s), None, None], seed: args.seed });
         return Ok((cells.collect(), styles as usize));
     }
     let count = args.count.unwrap_or(1).max(1);

@@ -106,7 +106,13 @@ impl fmt::Display for Report {
         for (name, ms) in &self.scales {
             write!(f, "{name} {ms:.1} | ")?;
         }
-        writeln!(f, "decoder {:.1} | image {:.1} ms (median of {})", self.decoder, self.total(), self.images)?;
+        writeln!(
+            f,
+            "decoder {:.1} | image {:.1} ms (median of {})",
+            self.decoder,
+            self.total(),
+            self.images
+        )?;
         writeln!(f, "picture  {}", self.out)
     }
 }

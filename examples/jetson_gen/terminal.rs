@@ -38,7 +38,8 @@ pub(crate) fn picture(images: &[Image], columns: usize) -> String {
 
 /// Mean colour of a cell of an image that is divided into `side` x `side`.
 fn mean(image: &Image, x: usize, y: usize, side: usize) -> [u8; 3] {
-    let span = |i: usize, n: usize| (i * n / side, ((i + 1) * n / side).max(i * n / side + 1).min(n));
+    let span =
+        |i: usize, n: usize| (i * n / side, ((i + 1) * n / side).max(i * n / side + 1).min(n));
     let ((x0, x1), (y0, y1)) = (span(x, image.width), span(y, image.height));
     let mut sum = [0usize; 3];
     for y in y0..y1 {

@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "every test uses a part")]
 
 use varmint::{
-    Backend, Error, Generator, Host, Image, Model, ModelFile, Ops, Plan, Request, Scalar, Stage, Step,
+    Backend, Error, Generator, Host, Image, Model, ModelFile, Ops, Plan, Request, Scalar, Stage,
+    Step,
 };
 
 /// The small model: golden dev_a in int8.
