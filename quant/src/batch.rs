@@ -98,9 +98,8 @@ pub fn generate(
 /// [`Error::Option`] with the line.
 pub fn read_requests(path: &Path, model: &Model<'_>, first: &Item) -> Result<Vec<Item>, Error> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let at = |line: usize, why: String| {
-        Error::Option(format!("{}, line {line}: {why}", path.display()))
-    };
+    let at =
+        |line: usize, why: String| Error::Option(format!("{}, line {line}: {why}", path.display()));
     let mut lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
     let header: Vec<&str> =
         lines.next().map_or(Vec::new(), |(_, l)| l.split(',').map(str::trim).collect());
@@ -151,7 +150,8 @@ pub fn read_tokens(path: &Path, length: usize) -> Result<Vec<Vec<u16>>, Error> {
     if !matches!(shape.as_slice(), [_, l] if *l == length) {
         return Err(wrong(format!("tokens {shape:?}: the model needs [N, {length}]")));
     }
-    let token = |&t: &i64| u16::try_from(t).map_err(|_| wrong(format!("token {t} is out of range")));
+    let token =
+        |&t: &i64| u16::try_from(t).map_err(|_| wrong(format!("token {t} is out of range")));
     all.chunks(length).map(|row| row.iter().map(token).collect()).collect()
 }
 
@@ -160,9 +160,8 @@ pub fn read_tokens(path: &Path, length: usize) -> Result<Vec<Vec<u16>>, Error> {
 /// # Errors
 /// Those of the file system.
 pub fn write_images(path: &Path, images: &[Image]) -> Result<(), Error> {
-    let failed = |e: safetensors::SafeTensorError| {
-        Error::Option(format!("{}: {e}", path.display()))
-    };
+    let failed =
+        |e: safetensors::SafeTensorError| Error::Option(format!("{}: {e}", path.display()));
     let n = images.len();
     let (h, w) = images.first().map_or((0, 0), |i| (i.height, i.width));
     let l = images.first().map_or(0, |i| i.tokens.len());

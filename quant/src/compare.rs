@@ -58,13 +58,16 @@ pub fn compare(
     done: &(dyn Fn() + Sync),
 ) -> Result<Comparison, Error> {
     let (ca, cb) = (&a.shape.config, &b.shape.config);
-    let tables = |c: &varmint::Config| -> Vec<u32> {
-        (0..c.n_tables()).map(|t| c.table(t).rows).collect()
-    };
+    let tables =
+        |c: &varmint::Config| -> Vec<u32> { (0..c.n_tables()).map(|t| c.table(t).rows).collect() };
     let scales =
         |c: &varmint::Config| -> Vec<_> { (0..c.n_scales()).map(|k| c.scale(k)).collect() };
     if ca.vocab != cb.vocab || tables(ca) != tables(cb) || scales(ca) != scales(cb) {
-        return Err(Error::mismatch("vocabulary, schedule or condition tables", "equal", "unequal"));
+        return Err(Error::mismatch(
+            "vocabulary, schedule or condition tables",
+            "equal",
+            "unequal",
+        ));
     }
     let ours = generate(a, a_tier, items, jobs, done)?;
     let theirs = generate(b, b_tier, items, jobs, done)?;

@@ -48,6 +48,8 @@ pub struct Options {
     pub tile: u16,
     /// Rows per call of a decoder layer.
     pub strip: u16,
+    /// Further tiers, after the first one.
+    pub tiers: Vec<MoreTier>,
     /// Release number of the model.
     pub sequence: u32,
     /// Measure what encoding costs each tensor.
@@ -69,9 +71,49 @@ impl Options {
             guided: None,
             tile: 16,
             strip: 8,
+            tiers: Vec::new(),
             sequence: 0,
             measure: false,
         }
+    }
+}
+
+/// A further tier: what it does otherwise than the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MoreTier {
+    /// Its name.
+    pub name: String,
+    /// Tokens per call of a block.
+    pub tile: Option<u16>,
+    /// Rows per call of a decoder layer.
+    pub strip: Option<u16>,
+    /// Scales that are guided.
+    pub guided: Option<u8>,
+}
+
+impl std::str::FromStr for MoreTier {
+    type Err = Error;
+
+    /// `NAME:tile=4,strip=2,guided=4`, each value optional.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = |why: &str| {
+            Error::Option(format!("tier `{text}`: {why}; wanted is NAME:tile=4,strip=2,guided=4"))
+        };
+        let (name, values) = text.split_once(':').ok_or_else(|| bad("no values"))?;
+        let mut tier = Self { name: name.to_owned(), ..Self::default() };
+        for value in values.split(',') {
+            let (key, value) = value.split_once('=').ok_or_else(|| bad("not KEY=VALUE"))?;
+            let number = value.parse::<u16>().map_err(|_| bad("not a number"))?;
+            match key {
+                "tile" => tier.tile = Some(number),
+                "strip" => tier.strip = Some(number),
+                "guided" => {
+                    tier.guided = Some(u8::try_from(number).map_err(|_| bad("too many scales"))?);
+                }
+                _ => return Err(bad(&format!("no value is called `{key}`"))),
+            }
+        }
+        Ok(tier)
     }
 }
 
@@ -151,10 +193,17 @@ pub fn convert(
     Ok(Report { name: description.name, file_bytes, tensors })
 }
 
-/// Whether a decoder convolution stands at the decoder's rim.
+/// Whether a decoder convolution stands at the decoder's rim: the two that see the latent, the last
+/// residual block and the one that makes the pixels.
 fn is_edge(shape: &Shape, spec: &Spec) -> bool {
-    let (layer, _) = shape.decoder(spec.set).layer(shape.config.cvae as usize, spec.index);
-    spec.role == Role::ConvWeight && matches!(layer, Layer::Conv { .. } | Layer::Out { .. })
+    let d = shape.decoder(spec.set);
+    let (layer, _) = d.layer(shape.config.cvae as usize, spec.index);
+    let rim = match layer {
+        Layer::Conv { .. } | Layer::Out { .. } => true,
+        Layer::Res { .. } => spec.index + 2 == d.n_layers(),
+        _ => false,
+    };
+    rim && spec.role == Role::ConvWeight
 }
 
 /// Everything that the file will say besides its tensors.
@@ -199,7 +248,7 @@ fn describe(
         tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
         trunks: vec![trunk(var)?],
         decoders: vec![decoder(vae)?],
-        tiers: vec![tier(options, var.depth, sizes.len(), guided)],
+        tiers: tiers(options, var.depth, sizes.len(), guided),
     })
 }
 
@@ -277,11 +326,11 @@ fn decoder(vae: &VaeConfig) -> Result<DecoderSizes, Error> {
     })
 }
 
-/// The one tier of a fresh file: every block at every scale.
-fn tier(options: &Options, depth: usize, n_scales: usize, guided: usize) -> TierRow {
+/// The tiers of a fresh file: every block at every scale.
+fn tiers(options: &Options, depth: usize, n_scales: usize, guided: usize) -> Vec<TierRow> {
     let (cache, maps) = options.numbers.stores();
     let blocks = if depth >= 64 { u64::MAX } else { (1 << depth) - 1 };
-    TierRow {
+    let first = TierRow {
         name: options.numbers.name().to_owned(),
         scales: vec![(0, blocks); n_scales],
         cache,
@@ -290,5 +339,14 @@ fn tier(options: &Options, depth: usize, n_scales: usize, guided: usize) -> Tier
         decoder: 0,
         tile: options.tile,
         strip: options.strip,
-    }
+    };
+    let more = options.tiers.iter().map(|t| TierRow {
+        name: t.name.clone(),
+        tile: t.tile.unwrap_or(first.tile),
+        strip: t.strip.unwrap_or(first.strip),
+        guided: t.guided.unwrap_or(first.guided),
+        ..first.clone()
+    });
+    let more: Vec<TierRow> = more.collect();
+    std::iter::once(first).chain(more).collect()
 }

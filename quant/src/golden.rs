@@ -9,7 +9,9 @@ use std::path::Path;
 use varmint_core::config::MAX_TABLES;
 use varmint_core::plan::level_maps;
 use varmint_core::tensor::Layer;
-use varmint_core::{Buf, Generator, Host, Model, Ops, Pass, Plan, Request, Sampling, Stage, Store, Tier};
+use varmint_core::{
+    Buf, Generator, Host, Model, Ops, Pass, Plan, Request, Sampling, Stage, Store, Tier,
+};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
@@ -239,7 +241,15 @@ impl Tally<'_> {
     }
 
     /// As `add` for our `[H, W, C]` against image `i` of the golden's `[B, C, H, W]`.
-    fn add_map(&mut self, name: &str, i: usize, c: usize, ours: &[f32], tolerance: f32, scaled: bool) {
+    fn add_map(
+        &mut self,
+        name: &str,
+        i: usize,
+        c: usize,
+        ours: &[f32],
+        tolerance: f32,
+        scaled: bool,
+    ) {
         let n = ours.len() / c.max(1);
         let mut turned = vec![0.0; ours.len()];
         for (p, px) in ours.chunks_exact(c).enumerate() {
@@ -326,19 +336,37 @@ impl Watch<'_> {
             Stage::Setup if greedy => {
                 let cond = floats(g.view(Buf::Cond)?);
                 for row in 0..2 {
-                    tally.add("class_emb_rows", row_of(row) * w, &cond[row * w..][..w], t.logits, false);
+                    tally.add(
+                        "class_emb_rows",
+                        row_of(row) * w,
+                        &cond[row * w..][..w],
+                        t.logits,
+                        false,
+                    );
                 }
             }
             Stage::Ada { row, .. } if greedy && shape.trunk(0).shared_aln => {
                 let ada = floats(g.view(Buf::Ada)?);
-                tally.add("cond_block", row_of(row) * 6 * w, &ada[row * 6 * w..][..6 * w], t.logits, false);
+                tally.add(
+                    "cond_block",
+                    row_of(row) * 6 * w,
+                    &ada[row * 6 * w..][..6 * w],
+                    t.logits,
+                    false,
+                );
             }
             Stage::Begin { scale } if greedy => {
                 let l = c.scale(scale).tokens();
                 let x = floats(g.view(Buf::X)?);
                 for row in 0..2 {
                     let ours = &x[row * c.max_tokens() * w..][..l * w];
-                    tally.add(&format!("s{scale}.x_in"), row_of(row) * l * w, ours, t.logits, false);
+                    tally.add(
+                        &format!("s{scale}.x_in"),
+                        row_of(row) * l * w,
+                        ours,
+                        t.logits,
+                        false,
+                    );
                 }
             }
             Stage::Mix(tile) if greedy => {
@@ -379,7 +407,13 @@ impl Watch<'_> {
                 let n = (l - at).min(varmint_core::stage::HEAD_TILE);
                 let all = floats(g.view(Buf::Logits)?);
                 let from = (self.image * l + at) * v;
-                tally.add(&format!("s{scale}.logits_cfg"), from, &all[..n * v], t.logits * (1.0 + 2.0 * tally.golden.config.cfg), false);
+                tally.add(
+                    &format!("s{scale}.logits_cfg"),
+                    from,
+                    &all[..n * v],
+                    t.logits * (1.0 + 2.0 * tally.golden.config.cfg),
+                    false,
+                );
                 let name = format!("s{scale}.idx");
                 if let Some(golden) = tally.golden.tokens(&name) {
                     let first = self.image * l + at;
@@ -395,20 +429,47 @@ impl Watch<'_> {
                 let f_hat = floats(g.view(Buf::FHat)?);
                 let last = scale + 1 == c.n_scales();
                 if greedy {
-                    tally.add_map(&format!("s{scale}.f_hat"), self.image, z, &f_hat[..n], t.f_hat, false);
+                    tally.add_map(
+                        &format!("s{scale}.f_hat"),
+                        self.image,
+                        z,
+                        &f_hat[..n],
+                        t.f_hat,
+                        false,
+                    );
                 } else if last {
-                    tally.add_map(&format!("{}.f_hat", self.run), self.image, z, &f_hat[..n], t.f_hat, false);
+                    tally.add_map(
+                        &format!("{}.f_hat", self.run),
+                        self.image,
+                        z,
+                        &f_hat[..n],
+                        t.f_hat,
+                        false,
+                    );
                 }
                 if !last {
                     let l = c.scale(scale + 1).tokens();
                     let next = floats(g.view(Buf::Next)?);
                     if greedy {
-                        tally.add_map(&format!("s{scale}.next"), self.image, z, &next[..l * z], t.f_hat, false);
+                        tally.add_map(
+                            &format!("s{scale}.next"),
+                            self.image,
+                            z,
+                            &next[..l * z],
+                            t.f_hat,
+                            false,
+                        );
                     } else {
                         let first = c.scale(0).tokens();
                         let per = c.tokens() - first;
                         let from = (self.image * per + c.tokens_before(scale + 1) - first) * z;
-                        tally.add(&format!("{}.x_BLCv", self.run), from, &next[..l * z], t.f_hat, false);
+                        tally.add(
+                            &format!("{}.x_BLCv", self.run),
+                            from,
+                            &next[..l * z],
+                            t.f_hat,
+                            false,
+                        );
                     }
                 }
             }

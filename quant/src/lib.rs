@@ -40,7 +40,7 @@ pub mod quantize;
 pub mod schedule;
 pub mod write;
 
-pub use convert::{Options, Report, convert};
+pub use convert::{MoreTier, Options, Report, convert};
 pub use error::Error;
 pub use map::Mapped;
 pub use meta::Meta;

@@ -39,8 +39,10 @@ impl Numbers {
 
 /// How a tensor is stored by default.
 ///
-/// `edge`: a decoder convolution at the decoder's rim (`post_quant_conv`, `conv_in`, `conv_out`),
-/// which are few weights with a direct view of the latent or of the pixels.
+/// `edge`: a decoder convolution at the decoder's rim (`post_quant_conv`, `conv_in`, the last residual
+/// block, `conv_out`): few weights with a direct view of the latent or of the pixels. Of the error of
+/// an image decoder whose other convolutions all read 8 bits, the last residual block alone makes
+/// three quarters: nothing comes after it that could smooth its steps.
 pub fn dtype(numbers: Numbers, spec: &Spec, edge: bool) -> Dtype {
     match (numbers, spec.class) {
         (Numbers::F32, _) | (_, Class::Vector) => Dtype::F32,
@@ -64,6 +66,8 @@ pub fn dtype(numbers: Numbers, spec: &Spec, edge: bool) -> Dtype {
 pub struct Keep {
     /// Which.
     pub role: Role,
+    /// Only those of this block or decoder layer.
+    pub index: Option<usize>,
     /// How.
     pub dtype: Dtype,
 }
@@ -90,7 +94,7 @@ const ROLES: [(&str, Role); 15] = [
 const DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::I8Rows, Dtype::I8, Dtype::I8Wide];
 
 impl Keep {
-    /// Reads `f16:head,fc2`.
+    /// Reads `f16:head,fc2`; `conv.3` is the convolutions of decoder layer 3 only.
     ///
     /// # Errors
     /// [`Error::Option`] that lists what is possible.
@@ -109,10 +113,14 @@ impl Keep {
         let dtype =
             storage.ok_or_else(|| wrong("storage", dtype, DTYPES.map(dtype_name).to_vec()))?;
         let role = |name: &str| {
-            let plain = name.trim().to_lowercase().replace(['_', '-', '.'], "");
+            let (start, index) = match name.rsplit_once('.') {
+                Some((start, n)) if n.parse::<usize>().is_ok() => (start, n.parse().ok()),
+                _ => (name, None),
+            };
+            let plain = start.trim().to_lowercase().replace(['_', '-', '.'], "");
             let found = ROLES.iter().find(|(n, _)| *n == plain);
             found
-                .map(|(_, role)| Self { role: *role, dtype })
+                .map(|(_, role)| Self { role: *role, index, dtype })
                 .ok_or_else(|| wrong("role", name, ROLES.map(|(n, _)| n).to_vec()))
         };
         roles.split(',').map(role).collect()
@@ -124,7 +132,8 @@ impl Keep {
 /// # Errors
 /// [`Error::Option`] when an exception asks for what the role cannot have.
 pub fn choose(numbers: Numbers, keep: &[Keep], spec: &Spec, edge: bool) -> Result<Dtype, Error> {
-    let Some(k) = keep.iter().rev().find(|k| k.role == spec.role) else {
+    let applies = |k: &&Keep| k.role == spec.role && k.index.is_none_or(|i| i == spec.index);
+    let Some(k) = keep.iter().rev().find(applies) else {
         return Ok(dtype(numbers, spec, edge));
     };
     // Phi and the word embedding read floats from buffers of their own.

@@ -137,12 +137,8 @@ impl<'a> Official<'a> {
     /// Of several candidates the first of this order is taken: below a name with `ema`, least nested; two that are equal
     /// in both are an error.
     pub fn find(files: &'a [Checkpoint], hints: &Hints) -> Result<Self, OfficialError> {
-        let var = StateDict::find(
-            files,
-            "VAR transformer",
-            var::ANCHOR,
-            hints.var_prefix.as_deref(),
-        )?;
+        let var =
+            StateDict::find(files, "VAR transformer", var::ANCHOR, hints.var_prefix.as_deref())?;
         let vae = StateDict::find(files, "VQVAE", vae::ANCHOR, hints.vae_prefix.as_deref())?;
         let var_config = VarConfig::infer(&var, hints.scales.as_deref(), hints.heads)?;
         let vae_config = VaeConfig::infer(&vae)?;
@@ -151,23 +147,14 @@ impl<'a> Official<'a> {
             ("token width", var_config.cvae, vae_config.cvae),
         ];
         if vae_config.phi == Phi::PerScale {
-            pairs.push((
-                "number of scales",
-                var_config.num_scales,
-                vae_config.num_phi,
-            ));
+            pairs.push(("number of scales", var_config.num_scales, vae_config.num_phi));
         }
         for (what, var, vae) in pairs {
             if var != vae {
                 return Err(OfficialError::Pairing { what, var, vae });
             }
         }
-        Ok(Self {
-            var,
-            var_config,
-            vae,
-            vae_config,
-        })
+        Ok(Self { var, var_config, vae, vae_config })
     }
 }
 
@@ -183,11 +170,7 @@ pub struct StateDict<'a> {
 impl<'a> StateDict<'a> {
     /// All names of `checkpoint` below `prefix` (empty, or ending in a dot).
     pub fn new(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Self, OfficialError> {
-        let mut dict = Self {
-            checkpoint,
-            prefix: prefix.to_owned(),
-            names: BTreeMap::new(),
-        };
+        let mut dict = Self { checkpoint, prefix: prefix.to_owned(), names: BTreeMap::new() };
         for name in checkpoint.names() {
             let official = without_wrappers(name);
             let Some(key) = official.strip_prefix(prefix) else {
@@ -220,9 +203,8 @@ impl<'a> StateDict<'a> {
                 };
                 let whole = prefix.is_empty() || prefix.ends_with('.');
                 if whole && wanted.is_none_or(|wanted| without_wrappers(wanted) == prefix) {
-                    let averaged = prefix
-                        .split('.')
-                        .any(|part| part.to_lowercase().contains("ema"));
+                    let averaged =
+                        prefix.split('.').any(|part| part.to_lowercase().contains("ema"));
                     places.push((!averaged, prefix.matches('.').count(), n, prefix.to_owned()));
                 }
             }
@@ -234,22 +216,12 @@ impl<'a> StateDict<'a> {
                 let list = places
                     .iter()
                     .map(|(.., n, prefix)| format!("{}: `{prefix}`", files[*n].path().display()));
-                Err(OfficialError::Ambiguous {
-                    what,
-                    places: list.collect::<Vec<_>>().join(", "),
-                })
+                Err(OfficialError::Ambiguous { what, places: list.collect::<Vec<_>>().join(", ") })
             }
             [(.., n, prefix), ..] => Self::new(&files[*n], prefix),
             [] => {
-                let names: Vec<_> = files
-                    .iter()
-                    .map(|f| f.path().display().to_string())
-                    .collect();
-                Err(OfficialError::Absent {
-                    what,
-                    anchor,
-                    files: names.join(", "),
-                })
+                let names: Vec<_> = files.iter().map(|f| f.path().display().to_string()).collect();
+                Err(OfficialError::Absent { what, anchor, files: names.join(", ") })
             }
         }
     }
@@ -316,10 +288,7 @@ impl<'a> StateDict<'a> {
                 && !ignored.iter().any(|end| key.ends_with(end))
         });
         match other {
-            Some(key) => Err(OfficialError::Unexpected {
-                place: self.place(),
-                key: key.into(),
-            }),
+            Some(key) => Err(OfficialError::Unexpected { place: self.place(), key: key.into() }),
             None => Ok(()),
         }
     }
@@ -339,13 +308,9 @@ impl<'a> StateDict<'a> {
 
     /// How many distinct `i` there are in keys `{prefix}{i}.`.
     fn count(&self, prefix: &str) -> usize {
-        let rest = self.keys().filter_map(|key| {
-            key.strip_prefix(prefix)?
-                .split_once('.')?
-                .0
-                .parse::<usize>()
-                .ok()
-        });
+        let rest = self
+            .keys()
+            .filter_map(|key| key.strip_prefix(prefix)?.split_once('.')?.0.parse::<usize>().ok());
         rest.collect::<BTreeSet<_>>().len()
     }
 
@@ -359,10 +324,7 @@ impl<'a> StateDict<'a> {
     }
 
     fn config(&self, what: impl Into<String>) -> OfficialError {
-        OfficialError::Config {
-            place: self.place(),
-            what: what.into(),
-        }
+        OfficialError::Config { place: self.place(), what: what.into() }
     }
 }
 

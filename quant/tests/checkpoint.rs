@@ -25,19 +25,12 @@ fn every_tensor_of_the_fixtures_is_read() {
             let name = format!("{nest}{key}");
             let want = expected.read_f32(&format!("{stem}/{key}")).unwrap();
             let got = match file.dtype(&name) {
-                Some(Dtype::I64) => file
-                    .read_i64(&name)
-                    .unwrap()
-                    .iter()
-                    .map(|&v| v as f32)
-                    .collect(),
+                Some(Dtype::I64) => {
+                    file.read_i64(&name).unwrap().iter().map(|&v| v as f32).collect()
+                }
                 _ => file.read_f32(&name).unwrap(),
             };
-            assert_eq!(
-                file.shape(&name),
-                expected.shape(&format!("{stem}/{key}")),
-                "{name}"
-            );
+            assert_eq!(file.shape(&name), expected.shape(&format!("{stem}/{key}")), "{name}");
             let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&got), bits(&want), "{name}");
             compared += 1;
@@ -51,20 +44,8 @@ fn every_tensor_of_the_fixtures_is_read() {
 fn nested_dictionaries_become_dotted_names() {
     let file = open("pth/wrapped_odd.pth");
     let names: Vec<_> = file.names().collect();
-    let inner = [
-        "bf16",
-        "empty",
-        "f16",
-        "i64",
-        "offset",
-        "scalar",
-        "shared",
-        "transposed",
-    ];
-    let mut want: Vec<_> = inner
-        .iter()
-        .map(|n| format!("trainer.var_wo_ddp.{n}"))
-        .collect();
+    let inner = ["bf16", "empty", "f16", "i64", "offset", "scalar", "shared", "transposed"];
+    let mut want: Vec<_> = inner.iter().map(|n| format!("trainer.var_wo_ddp.{n}")).collect();
     want.push("trainer.vae_local.p".into());
     want.sort();
     assert_eq!(names, want);
@@ -81,27 +62,16 @@ fn nested_dictionaries_become_dotted_names() {
 #[test]
 fn a_training_checkpoint_is_read_and_what_is_no_tensor_is_skipped() {
     let (file, want) = (open("pth/training.pth"), open("pth/training.safetensors"));
-    assert_eq!(
-        file.names().collect::<Vec<_>>(),
-        want.names().collect::<Vec<_>>()
-    );
+    assert_eq!(file.names().collect::<Vec<_>>(), want.names().collect::<Vec<_>>());
     assert!(
         file.contains("model._orig_mod.0.weight") && file.contains("optimizer.state.0.exp_avg")
     );
     for name in file.names() {
         assert_eq!(file.shape(name), want.shape(name), "{name}");
         if want.dtype(name) == Some(Dtype::I64) {
-            assert_eq!(
-                file.read_i64(name).unwrap(),
-                want.read_i64(name).unwrap(),
-                "{name}"
-            );
+            assert_eq!(file.read_i64(name).unwrap(), want.read_i64(name).unwrap(), "{name}");
         } else {
-            assert_eq!(
-                file.read_f32(name).unwrap(),
-                want.read_f32(name).unwrap(),
-                "{name}"
-            );
+            assert_eq!(file.read_f32(name).unwrap(), want.read_f32(name).unwrap(), "{name}");
         }
     }
 }
@@ -119,10 +89,8 @@ fn buffers_of_a_published_file_are_read() {
 #[test]
 fn the_kind_of_a_file_is_seen_from_its_bytes() {
     let dir = tempdir("kind");
-    for (from, to) in [
-        ("pth/var_tiny.pth", "a.safetensors"),
-        ("pth/expected.safetensors", "b.pth"),
-    ] {
+    for (from, to) in [("pth/var_tiny.pth", "a.safetensors"), ("pth/expected.safetensors", "b.pth")]
+    {
         let path = dir.join(to);
         std::fs::copy(fixture(from), &path).unwrap();
         assert!(Checkpoint::open(&path).unwrap().names().count() > 20);
@@ -133,17 +101,12 @@ fn the_kind_of_a_file_is_seen_from_its_bytes() {
 fn messages_name_the_file_and_the_tensor() {
     let file = open("pth/var_tiny.pth");
     let text = file.read_f32("lvl_1L").unwrap_err().to_string();
-    assert!(
-        text.contains("var_tiny.pth") && text.contains("`lvl_1L` holds I64"),
-        "{text}"
-    );
+    assert!(text.contains("var_tiny.pth") && text.contains("`lvl_1L` holds I64"), "{text}");
     let text = file.read_i64("pos_start").unwrap_err().to_string();
     assert!(text.contains("`pos_start` holds F32"), "{text}");
     let text = file.read_f32("nothing").unwrap_err().to_string();
     assert!(text.contains("no tensor `nothing`"), "{text}");
-    let text = Checkpoint::open(fixture("pth/absent.pth"))
-        .unwrap_err()
-        .to_string();
+    let text = Checkpoint::open(fixture("pth/absent.pth")).unwrap_err().to_string();
     assert!(text.contains("absent.pth: cannot read the file"), "{text}");
 }
 
@@ -153,18 +116,8 @@ fn views_are_gathered_in_c_order() {
     /// Offset, shape, strides, the numbers.
     type Case<'a> = (i64, &'a [i64], &'a [i64], &'a [f32]);
     let cases: [Case<'_>; 7] = [
-        (
-            0,
-            &[3, 4],
-            &[4, 1],
-            &[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.],
-        ),
-        (
-            0,
-            &[4, 3],
-            &[1, 4],
-            &[0., 4., 8., 1., 5., 9., 2., 6., 10., 3., 7., 11.],
-        ),
+        (0, &[3, 4], &[4, 1], &[0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]),
+        (0, &[4, 3], &[1, 4], &[0., 4., 8., 1., 5., 9., 2., 6., 10., 3., 7., 11.]),
         (5, &[2, 2], &[4, 1], &[5., 6., 9., 10.]),
         (1, &[2, 3], &[0, 2], &[1., 3., 5., 1., 3., 5.]),
         (11, &[], &[], &[11.]),
@@ -189,19 +142,12 @@ fn every_number_type_is_converted() {
         ("BoolStorage", &[7], 1),
     ];
     for (class, data, want) in cases {
-        let pickle = Pickle::new()
-            .op(b"}")
-            .text("t")
-            .tensor(class, "0", 1, 0, &[1], &[1])
-            .op(b"s");
+        let pickle = Pickle::new().op(b"}").text("t").tensor(class, "0", 1, 0, &[1], &[1]).op(b"s");
         let file = Checkpoint::from_bytes(class, pth(&pickle, &[data])).unwrap();
         assert_eq!(file.read_i64("t").unwrap(), [want], "{class}");
     }
-    let pickle = Pickle::new()
-        .op(b"}")
-        .text("t")
-        .tensor("DoubleStorage", "0", 1, 0, &[1], &[1])
-        .op(b"s");
+    let pickle =
+        Pickle::new().op(b"}").text("t").tensor("DoubleStorage", "0", 1, 0, &[1], &[1]).op(b"s");
     let file = Checkpoint::from_bytes("f64", pth(&pickle, &[&0.1f64.to_le_bytes()])).unwrap();
     assert_eq!(file.read_f32("t").unwrap(), [0.1]);
     let pickle = Pickle::new()
@@ -210,12 +156,7 @@ fn every_number_type_is_converted() {
         .tensor("ComplexFloatStorage", "0", 1, 0, &[1], &[1])
         .op(b"s");
     let file = Checkpoint::from_bytes("c64", pth(&pickle, &[&[0; 8]])).unwrap();
-    assert!(
-        file.read_f32("t")
-            .unwrap_err()
-            .to_string()
-            .contains("complex64")
-    );
+    assert!(file.read_f32("t").unwrap_err().to_string().contains("complex64"));
 }
 
 /// Entries beyond 4 GiB, as in the files of the two largest models; the file is almost all hole.
@@ -223,21 +164,12 @@ fn every_number_type_is_converted() {
 #[test]
 fn files_beyond_four_gigabytes_are_read() {
     let path = tempdir("large").join("large.pth");
-    let pickle = Pickle::new()
-        .op(b"}(")
-        .text("a")
-        .tensor("FloatStorage", "0", 2, 0, &[2], &[1]);
-    let pickle = pickle
-        .text("b")
-        .tensor("FloatStorage", "1", 2, 0, &[2], &[1])
-        .op(b"u");
+    let pickle = Pickle::new().op(b"}(").text("a").tensor("FloatStorage", "0", 2, 0, &[2], &[1]);
+    let pickle = pickle.text("b").tensor("FloatStorage", "1", 2, 0, &[2], &[1]).op(b"u");
     let mut late = Entry::new("m/data/1", le(&[3.0, 4.0]));
     late.at = Some((5 << 30) + 192);
-    let entries = [
-        Entry::new("m/data.pkl", pickle.stop()),
-        Entry::new("m/data/0", le(&[1.0, 2.0])),
-        late,
-    ];
+    let entries =
+        [Entry::new("m/data.pkl", pickle.stop()), Entry::new("m/data/0", le(&[1.0, 2.0])), late];
     let mut out = std::fs::File::create(&path).unwrap();
     write_zip(&mut out, &entries).unwrap();
     drop(out);
@@ -253,12 +185,7 @@ fn a_file_that_shrinks_is_noticed() {
     let path = tempdir("shrink").join("a.safetensors");
     std::fs::copy(fixture("pth/expected.safetensors"), &path).unwrap();
     let file = Checkpoint::open(&path).unwrap();
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(100)
-        .unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
     let text = file.read_f32("var_tiny/pos_start").unwrap_err().to_string();
     assert!(text.contains("length changed"), "{text}");
 }

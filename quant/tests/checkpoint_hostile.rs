@@ -26,16 +26,9 @@ fn every_truncation_is_refused() {
     for n in 0..small.len() {
         refused(&small[..n]);
     }
-    for name in [
-        "pth/var_tiny.pth",
-        "pth/training.pth",
-        "pth/expected.safetensors",
-    ] {
+    for name in ["pth/var_tiny.pth", "pth/training.pth", "pth/expected.safetensors"] {
         let bytes = fixture_bytes(name);
-        for n in (0..bytes.len())
-            .step_by(997)
-            .chain(bytes.len() - 200..bytes.len())
-        {
+        for n in (0..bytes.len()).step_by(997).chain(bytes.len() - 200..bytes.len()) {
             refused(&bytes[..n]);
         }
     }
@@ -46,10 +39,7 @@ fn flipped_bits_never_panic() {
     let small = fixture_bytes("pth/wrapped_odd.pth");
     let mut bytes = small.clone();
     for at in 0..small.len() {
-        for value in (0..8)
-            .map(|bit| small[at] ^ (1 << bit))
-            .chain([0, 0x7f, 0x80, 0xff])
-        {
+        for value in (0..8).map(|bit| small[at] ^ (1 << bit)).chain([0, 0x7f, 0x80, 0xff]) {
             bytes[at] = value;
             let _ = exercise(&bytes);
         }
@@ -90,10 +80,7 @@ fn random_damage_never_panics() {
         }
         opened += usize::from(exercise(&bytes).is_ok());
     }
-    assert!(
-        opened > 100,
-        "{opened}: the damage should leave some files readable"
-    );
+    assert!(opened > 100, "{opened}: the damage should leave some files readable");
 }
 
 #[test]
@@ -121,36 +108,13 @@ fn random_programs_never_panic() {
 #[test]
 fn a_call_of_anything_else_is_refused_by_name() {
     let calls = [
-        Pickle::new()
-            .global("os", "system")
-            .text("echo pwned > /tmp/pwned")
-            .op(b"\x85R"),
-        Pickle::new()
-            .text("os")
-            .text("system")
-            .op(b"\x93")
-            .text("true")
-            .op(b"\x85R"),
-        Pickle::new()
-            .global("os", "system")
-            .text("true")
-            .op(b"\x85\x81"),
-        Pickle::new()
-            .global("os", "system")
-            .text("true")
-            .op(b"\x85}\x92"),
+        Pickle::new().global("os", "system").text("echo pwned > /tmp/pwned").op(b"\x85R"),
+        Pickle::new().text("os").text("system").op(b"\x93").text("true").op(b"\x85R"),
+        Pickle::new().global("os", "system").text("true").op(b"\x85\x81"),
+        Pickle::new().global("os", "system").text("true").op(b"\x85}\x92"),
         // Hidden in a place that is thrown away, and as a hook of a tensor.
-        Pickle::new()
-            .op(b"}")
-            .global("os", "system")
-            .text("true")
-            .op(b"\x85R0"),
-        Pickle::new()
-            .op(b"}")
-            .text("t")
-            .global("os", "system")
-            .text("true")
-            .op(b"\x85Rs"),
+        Pickle::new().op(b"}").global("os", "system").text("true").op(b"\x85R0"),
+        Pickle::new().op(b"}").text("t").global("os", "system").text("true").op(b"\x85Rs"),
     ];
     for pickle in calls {
         let text = refused(&pth(&pickle, &[]));
@@ -167,10 +131,7 @@ fn a_call_of_anything_else_is_refused_by_name() {
     }
     // INST, OBJ, PERSID, EXT1 and the texts of protocol 0 are not instructions here at all.
     for op in [b'i', b'o', b'P', 0x82, b'S', b'I', b'V'] {
-        let text = refused(&pth(
-            &Pickle::new().op(&[b'(', op]).op(b"os\nsystem\n"),
-            &[],
-        ));
+        let text = refused(&pth(&Pickle::new().op(&[b'(', op]).op(b"os\nsystem\n"), &[]));
         assert!(text.contains(&format!("0x{op:02x}")), "{text}");
     }
 }
@@ -178,10 +139,7 @@ fn a_call_of_anything_else_is_refused_by_name() {
 #[test]
 fn a_global_that_is_only_named_is_inert() {
     let pickle = Pickle::new().op(b"}(").text("f").global("os", "system");
-    let pickle = pickle
-        .text("t")
-        .tensor("FloatStorage", "0", 2, 0, &[2], &[1])
-        .op(b"u");
+    let pickle = pickle.text("t").tensor("FloatStorage", "0", 2, 0, &[2], &[1]).op(b"u");
     assert_eq!(exercise(&pth(&pickle, &[&[0; 8]])), Ok(1));
 }
 
@@ -203,26 +161,13 @@ fn sizes_that_overflow_are_refused() {
         (2, 0, &[1; 17], &[1; 17]),     // too many dimensions
     ];
     for (len, offset, shape, strides) in cases {
-        let text = refused(&pth(
-            &Pickle::one_f32(len, offset, shape, strides),
-            &[&[0; 8]],
-        ));
-        assert!(
-            text.contains("`t`") || text.contains("wrong kind"),
-            "{text}"
-        );
+        let text = refused(&pth(&Pickle::one_f32(len, offset, shape, strides), &[&[0; 8]]));
+        assert!(text.contains("`t`") || text.contains("wrong kind"), "{text}");
     }
-    let negative: [(i64, i64, &[i64], &[i64]); 4] = [
-        (-2, 0, &[2], &[1]),
-        (2, -1, &[2], &[1]),
-        (2, 0, &[-2], &[1]),
-        (2, 1, &[2], &[-1]),
-    ];
+    let negative: [(i64, i64, &[i64], &[i64]); 4] =
+        [(-2, 0, &[2], &[1]), (2, -1, &[2], &[1]), (2, 0, &[-2], &[1]), (2, 1, &[2], &[-1])];
     for (len, offset, shape, strides) in negative {
-        refused(&pth(
-            &Pickle::one_f32(len, offset, shape, strides),
-            &[&[0; 8]],
-        ));
+        refused(&pth(&Pickle::one_f32(len, offset, shape, strides), &[&[0; 8]]));
     }
     for len in [1, 3, 1 << 62, HUGE] {
         let text = refused(&pth(&Pickle::one_f32(len, 0, &[1], &[1]), &[&[0; 8]]));
@@ -247,13 +192,7 @@ fn deep_wide_and_circular_pickles_end() {
     // 2^30 paths through 30 dictionaries.
     let mut laughs = Pickle::new().op(b"N");
     for _ in 0..30 {
-        laughs = laughs
-            .op(b"q\0")
-            .op(b"0}(")
-            .text("a")
-            .op(b"h\0")
-            .text("b")
-            .op(b"h\0u");
+        laughs = laughs.op(b"q\0").op(b"0}(").text("a").op(b"h\0").text("b").op(b"h\0u");
     }
     assert!(refused(&pth(&laughs, &[])).contains("more than"));
     // A long program, lengths that run off the end, a stack that is not there.
@@ -328,15 +267,9 @@ fn zip_entries_that_cannot_be_read_in_place_are_refused() {
 fn other_kinds_of_file_are_named() {
     let cases: [(&[u8], &str); 8] = [
         (b"", "empty"),
-        (
-            b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
-            "before PyTorch 1.6",
-        ),
+        (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "before PyTorch 1.6"),
         (b"\x80\x04}.", "bare pickle"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n",
-            "Git LFS pointer",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         (b"<!DOCTYPE html>", "web page"),
         (b"VARMINT\0........", "already converted"),
         (b"GGUF....", "not known"),
@@ -366,14 +299,8 @@ fn safetensors_headers_that_lie_are_refused() {
         file(&entry("F32", "[3]", 0, 8), 8),
         file(&entry("F32", "[2]", 8, 0), 8),
         file(&entry("F32", "[4294967296,4294967296]", 0, 0), 0),
-        file(
-            &entry("U8", "[18446744073709551600]", 0, 18446744073709551600),
-            8,
-        ),
-        file(
-            &entry("U8", "[18446744073709551615]", 0, 18446744073709551615),
-            8,
-        ),
+        file(&entry("U8", "[18446744073709551600]", 0, 18446744073709551600), 8),
+        file(&entry("U8", "[18446744073709551615]", 0, 18446744073709551615), 8),
         file(&entry("F32", "[-2]", 0, 8), 8),
         file("{", 0),
         file(&"{\"a\":".repeat(100_000), 0),

@@ -8,6 +8,7 @@ use common::model::{Tensors, only, tensors, with_levels};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use varmint_core::Model;
 use varmint_core::model::Ada;
+use varmint_core::tensor::{Dtype as Storage, Role};
 use varmint_quant::{Keep, Mapped, Meta, Numbers, Options, Report, convert};
 
 fn tmp(name: &str) -> PathBuf {
@@ -102,6 +103,21 @@ fn plain_attention_needs_the_number_of_heads() {
     assert_eq!(m.block(0, 1).query_scale, [(0.25 / 32f64.sqrt()) as f32; 2]);
     let map = good("plain64", &t, |_, _| {});
     assert_eq!(Model::parse(&map).unwrap().shape.trunk(0).heads, 1);
+}
+
+#[test]
+fn one_decoder_layer_stored_otherwise() {
+    let wide = |keep: &str| -> Vec<usize> {
+        let keep = Keep::parse(keep).unwrap();
+        let map = good("layer", &a(), |o, _| (o.numbers, o.keep) = (Numbers::Int8, keep.clone()));
+        let m = Model::parse(&map).unwrap();
+        let tensors = (0..).map_while(|i| m.tensor(i));
+        let f16 = tensors.filter(|(s, d, _)| s.role == Role::ConvWeight && *d == Storage::F16);
+        f16.map(|(s, ..)| s.index).collect()
+    };
+    assert_eq!(wide("f16:conv.2"), [2, 2]);
+    assert_eq!(wide("f16:conv.2,conv.1"), [1, 2, 2]);
+    assert!(Keep::parse("f16:conv.x").is_err());
 }
 
 #[test]

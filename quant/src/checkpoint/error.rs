@@ -75,9 +75,6 @@ pub enum Fault {
 impl Fault {
     /// A [`Fault::Damaged`].
     pub(super) fn damaged(part: &'static str, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            part,
-            what: what.into(),
-        }
+        Self::Damaged { part, what: what.into() }
     }
 }

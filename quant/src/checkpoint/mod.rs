@@ -55,10 +55,7 @@ impl Checkpoint {
             let len = file.metadata()?.len();
             Ok(Source::File { file, len })
         });
-        let fault = |fault| CheckpointError {
-            path: path.to_owned(),
-            fault,
-        };
+        let fault = |fault| CheckpointError { path: path.to_owned(), fault };
         Self::from_source(path, source.map_err(|e| fault(e.into()))?)
     }
 
@@ -76,11 +73,7 @@ impl Checkpoint {
         };
         let path = path.to_owned();
         match tensors {
-            Ok(tensors) => Ok(Self {
-                path,
-                source,
-                tensors,
-            }),
+            Ok(tensors) => Ok(Self { path, source, tensors }),
             Err(fault) => Err(CheckpointError { path, fault }),
         }
     }
@@ -131,10 +124,7 @@ impl Checkpoint {
 
     /// The part of the checkpoint below `prefix`, such as `trainer.var_wo_ddp.`.
     pub fn sub<'a>(&'a self, prefix: &'a str) -> Sub<'a> {
-        Sub {
-            checkpoint: self,
-            prefix,
-        }
+        Sub { checkpoint: self, prefix }
     }
 
     fn read<T>(
@@ -143,10 +133,7 @@ impl Checkpoint {
         convert: impl FnOnce(&Tensor, &str, &[u8]) -> Result<T, Fault>,
     ) -> Result<T, CheckpointError> {
         let run = || {
-            let tensor = self
-                .tensors
-                .get(name)
-                .ok_or_else(|| Fault::Missing(name.into()))?;
+            let tensor = self.tensors.get(name).ok_or_else(|| Fault::Missing(name.into()))?;
             match &self.source {
                 Source::Bytes(bytes) => {
                     let range = tensor.range.start as usize..tensor.range.end as usize;
@@ -157,10 +144,7 @@ impl Checkpoint {
                 }
             }
         };
-        run().map_err(|fault| CheckpointError {
-            path: self.path.clone(),
-            fault,
-        })
+        run().map_err(|fault| CheckpointError { path: self.path.clone(), fault })
     }
 }
 
@@ -175,9 +159,7 @@ impl<'a> Sub<'a> {
     /// The names, without the prefix.
     pub fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let cut = self.prefix.len();
-        self.checkpoint
-            .names_under(self.prefix)
-            .filter_map(move |name| name.get(cut..))
+        self.checkpoint.names_under(self.prefix).filter_map(move |name| name.get(cut..))
     }
 
     /// Is there a tensor of this name?
@@ -208,9 +190,7 @@ impl<'a> Sub<'a> {
 /// Maps `range` of `file`, whose length was `len` when it was opened.
 fn map(file: &File, len: u64, range: Range<u64>) -> Result<memmap2::Mmap, Fault> {
     if file.metadata()?.len() != len {
-        return Err(Fault::Io(std::io::Error::other(
-            "its length changed since it was opened",
-        )));
+        return Err(Fault::Io(std::io::Error::other("its length changed since it was opened")));
     }
     let size =
         usize::try_from(range.end.saturating_sub(range.start)).map_err(std::io::Error::other)?;
@@ -231,12 +211,10 @@ fn tensors(file: &[u8]) -> Result<BTreeMap<String, Tensor>, Fault> {
             "the .pth format before PyTorch 1.6; load it with PyTorch and torch.save it again",
         )),
         [0x80, 2..=5, ..] => Err(Fault::Kind("a bare pickle")),
-        _ if file.starts_with(b"version https://git-lfs") => Err(Fault::Kind(
-            "a Git LFS pointer; the download did not fetch the file itself",
-        )),
-        [b'<', ..] => Err(Fault::Kind(
-            "a web page; the download did not fetch the file itself",
-        )),
+        _ if file.starts_with(b"version https://git-lfs") => {
+            Err(Fault::Kind("a Git LFS pointer; the download did not fetch the file itself"))
+        }
+        [b'<', ..] => Err(Fault::Kind("a web page; the download did not fetch the file itself")),
         _ if file.starts_with(b"VARMINT\0") => {
             Err(Fault::Kind("a .vmt model, which is already converted"))
         }
@@ -248,17 +226,13 @@ fn tensors(file: &[u8]) -> Result<BTreeMap<String, Tensor>, Fault> {
 fn safetensors(file: &[u8], n: u64) -> Result<BTreeMap<String, Tensor>, Fault> {
     let fault = |what: String| Fault::damaged("header", what);
     let len = file.len() as u64;
-    let json = n
-        .checked_add(8)
-        .and_then(|end| file.get(8..usize::try_from(end).ok()?));
+    let json = n.checked_add(8).and_then(|end| file.get(8..usize::try_from(end).ok()?));
     let json =
         json.ok_or_else(|| fault(format!("it says it has {n} bytes; the file has {len}")))?;
     let header: Metadata = serde_json::from_slice(json).map_err(|e| fault(e.to_string()))?;
     let data = (header.data_len() as u64).checked_add(8 + n);
     if data != Some(len) {
-        return Err(fault(format!(
-            "its tensors end at byte {data:?}; the file has {len} bytes"
-        )));
+        return Err(fault(format!("its tensors end at byte {data:?}; the file has {len} bytes")));
     }
     let mut found = BTreeMap::new();
     for (name, info) in header.tensors() {

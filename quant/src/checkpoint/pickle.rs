@@ -38,10 +38,7 @@ impl Pickle {
         };
         while m.step()? {}
         let top = m.pop()?;
-        Ok(Self {
-            nodes: m.nodes,
-            top,
-        })
+        Ok(Self { nodes: m.nodes, top })
     }
 
     /// The text of a value, if it is text.
@@ -223,10 +220,7 @@ impl Machine<'_> {
     // ---- bytes -------------------------------------------------------------------------------------------------
 
     pub(super) fn fault(&self, what: impl Into<String>) -> Fault {
-        Fault::damaged(
-            "pickle",
-            format!("before byte {}: {}", self.at, what.into()),
-        )
+        Fault::damaged("pickle", format!("before byte {}: {}", self.at, what.into()))
     }
 
     pub(super) fn spend(&mut self, n: usize) -> Result<(), Fault> {
@@ -238,10 +232,7 @@ impl Machine<'_> {
     }
 
     fn take(&mut self, n: usize) -> Result<&[u8], Fault> {
-        let end = self
-            .at
-            .checked_add(n)
-            .filter(|&end| end <= self.bytes.len());
+        let end = self.at.checked_add(n).filter(|&end| end <= self.bytes.len());
         let Some(end) = end else {
             return Err(self.fault(format!(
                 "{n} more bytes are wanted, {} are left",
@@ -268,11 +259,7 @@ impl Machine<'_> {
     fn long(&mut self, n: usize) -> Result<(), Fault> {
         let bytes = self.take(n)?;
         let value = if n <= 8 {
-            let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) {
-                0xff
-            } else {
-                0
-            };
+            let fill = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
             let mut wide = [fill; 8];
             wide[..n].copy_from_slice(bytes);
             Some(i64::from_le_bytes(wide))
@@ -387,11 +374,8 @@ impl Machine<'_> {
     }
 
     fn get(&mut self, n: u32) -> Result<(), Fault> {
-        let value = self
-            .memo
-            .get(&n)
-            .copied()
-            .ok_or_else(|| self.fault(format!("memo {n} is empty")))?;
+        let value =
+            self.memo.get(&n).copied().ok_or_else(|| self.fault(format!("memo {n} is empty")))?;
         self.stack.push(value);
         Ok(())
     }

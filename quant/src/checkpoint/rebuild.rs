@@ -47,15 +47,12 @@ impl Machine<'_> {
             .strip_prefix("__builtin__.")
             .map_or_else(|| name.clone(), |name| format!("builtins.{name}"));
         let Some(Node::Tuple(args)) = self.lookup(args) else {
-            return Err(self.fault(format!(
-                "`{name}` is called with something that is not a tuple"
-            )));
+            return Err(
+                self.fault(format!("`{name}` is called with something that is not a tuple"))
+            );
         };
-        let bad = |m: &Self| {
-            m.fault(format!(
-                "`{name}` is called with arguments of the wrong kind"
-            ))
-        };
+        let bad =
+            |m: &Self| m.fault(format!("`{name}` is called with arguments of the wrong kind"));
         match name.as_str() {
             // _rebuild_tensor_v3 is v2 with an untyped storage and the type of its numbers.
             "torch._utils._rebuild_tensor"
@@ -77,13 +74,7 @@ impl Machine<'_> {
                 let (shape, strides) = (self.sizes(shape), self.sizes(strides));
                 match (shape, strides, usize::try_from(offset)) {
                     (Some(shape), Some(strides), Ok(offset)) if is_storage => {
-                        self.node(Node::Tensor {
-                            storage,
-                            offset,
-                            shape,
-                            strides,
-                            dtype,
-                        });
+                        self.node(Node::Tensor { storage, offset, shape, strides, dtype });
                     }
                     _ => return Err(bad(self)),
                 }
@@ -127,17 +118,9 @@ impl Machine<'_> {
             };
             let known = matches!(self.lookup(tag), Some(Node::Text(tag)) if tag == "storage");
             // torch.FloatStorage, torch.cuda.FloatStorage, torch.storage.UntypedStorage
-            let class = class
-                .strip_prefix("torch.")
-                .filter(|_| known)?
-                .rsplit('.')
-                .next()?
-                .to_owned();
-            Some(Node::Storage {
-                class,
-                key: key.clone(),
-                len: usize::try_from(len).ok()?,
-            })
+            let class =
+                class.strip_prefix("torch.").filter(|_| known)?.rsplit('.').next()?.to_owned();
+            Some(Node::Storage { class, key: key.clone(), len: usize::try_from(len).ok()? })
         });
         let node = node.ok_or_else(|| {
             self.fault("a persistent id that is not ('storage', torch class, key, device, length)")

@@ -87,17 +87,10 @@ impl Tensor {
             ));
         }
         let too_large = || format!("shape {shape:?} with strides {strides:?} overflows");
-        let count = shape
-            .iter()
-            .try_fold(1usize, |n, &d| n.checked_mul(d))
-            .ok_or_else(too_large)?;
+        let count =
+            shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(too_large)?;
         if count == 0 {
-            return Ok(Self {
-                dtype,
-                shape,
-                strides,
-                range: storage.start..storage.start,
-            });
+            return Ok(Self { dtype, shape, strides, range: storage.start..storage.start });
         }
         let last = shape
             .iter()
@@ -105,10 +98,8 @@ impl Tensor {
             .try_fold(offset, |at, (&d, &s)| at.checked_add(s.checked_mul(d - 1)?)) // d > 0: count is not 0
             .ok_or_else(too_large)?;
         let size = dtype.size() as u64;
-        let end = (last as u64)
-            .checked_add(1)
-            .and_then(|n| n.checked_mul(size))
-            .ok_or_else(too_large)?;
+        let end =
+            (last as u64).checked_add(1).and_then(|n| n.checked_mul(size)).ok_or_else(too_large)?;
         let room = storage.end.saturating_sub(storage.start);
         if end > room {
             return Err(format!(
@@ -123,12 +114,7 @@ impl Tensor {
         }
         // Both ends are at most storage.end: no overflow. offset <= last, so start <= end.
         let range = storage.start + offset as u64 * size..storage.start + end;
-        Ok(Self {
-            dtype,
-            shape,
-            strides,
-            range,
-        })
+        Ok(Self { dtype, shape, strides, range })
     }
 
     /// A tensor in C order that fills `storage`.
@@ -148,12 +134,7 @@ impl Tensor {
 
     /// A tensor of a [`Dtype::Other`]: it has a name and a shape, and reading it is an error.
     pub(super) fn unreadable(dtype: Dtype, shape: Vec<usize>, range: Range<u64>) -> Self {
-        Self {
-            dtype,
-            strides: Vec::new(),
-            shape,
-            range,
-        }
+        Self { dtype, strides: Vec::new(), shape, range }
     }
 
     /// The numbers as `f32`, from the bytes of [`Tensor::range`].
@@ -163,11 +144,7 @@ impl Tensor {
             Dtype::F16 => self.gather(name, bytes, |b| f16::from_le_bytes(b).to_f32()),
             Dtype::BF16 => self.gather(name, bytes, |b| bf16::from_le_bytes(b).to_f32()),
             Dtype::F64 => self.gather(name, bytes, |b| f64::from_le_bytes(b) as f32),
-            got => Err(Fault::Type {
-                name: name.into(),
-                got,
-                wanted: "F32, F16, BF16 or F64",
-            }),
+            got => Err(Fault::Type { name: name.into(), got, wanted: "F32, F16, BF16 or F64" }),
         }
     }
 
@@ -182,11 +159,9 @@ impl Tensor {
             Dtype::U16 => self.gather(name, bytes, |b| u16::from_le_bytes(b).into()),
             Dtype::U8 => self.gather(name, bytes, |b| u8::from_le_bytes(b).into()),
             Dtype::Bool => self.gather(name, bytes, |b| i64::from(u8::from_le_bytes(b) != 0)),
-            got => Err(Fault::Type {
-                name: name.into(),
-                got,
-                wanted: "integers of at most 63 bits",
-            }),
+            got => {
+                Err(Fault::Type { name: name.into(), got, wanted: "integers of at most 63 bits" })
+            }
         }
     }
 
@@ -201,8 +176,7 @@ impl Tensor {
         let elements = bytes.as_chunks::<N>().0;
         let count: usize = self.shape.iter().product(); // checked in `view`
         let mut out = Vec::new();
-        out.try_reserve_exact(count)
-            .map_err(|_| Fault::Memory(name.into()))?;
+        out.try_reserve_exact(count).map_err(|_| Fault::Memory(name.into()))?;
         if count == 0 {
             return Ok(out);
         }

@@ -21,9 +21,8 @@ const MAX_VISITS: usize = 1 << 18;
 const MAX_NAME: usize = 512;
 
 /// First bytes of the format before PyTorch 1.6: a pickled magic number.
-const LEGACY: [u8; 14] = [
-    0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
-];
+const LEGACY: [u8; 14] =
+    [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Is this the format before PyTorch 1.6?
 pub(super) fn is_legacy(file: &[u8]) -> bool {
@@ -34,8 +33,7 @@ pub(super) fn is_legacy(file: &[u8]) -> bool {
 pub(super) fn tensors(file: &[u8]) -> Result<BTreeMap<String, Tensor>, Fault> {
     let entries = Entries::parse(file)?;
     let bytes = |range: std::ops::Range<u64>| {
-        file.get(range.start as usize..range.end as usize)
-            .unwrap_or_default()
+        file.get(range.start as usize..range.end as usize).unwrap_or_default()
     };
     if let Some(order) = entries.find("byteorder")? {
         match bytes(order) {
@@ -51,10 +49,7 @@ pub(super) fn tensors(file: &[u8]) -> Result<BTreeMap<String, Tensor>, Fault> {
     }
     let range = entries.need("data.pkl")?;
     if range.end - range.start > MAX_PICKLE {
-        return Err(Fault::damaged(
-            "pickle",
-            format!("longer than {MAX_PICKLE} bytes"),
-        ));
+        return Err(Fault::damaged("pickle", format!("longer than {MAX_PICKLE} bytes")));
     }
     let pickle = Pickle::parse(bytes(range))?;
     let mut walk = Walk {
@@ -104,13 +99,7 @@ impl Walk<'_> {
                     self.enter(&i.to_string(), item, depth)?;
                 }
             }
-            Some(Node::Tensor {
-                storage,
-                offset,
-                shape,
-                strides,
-                dtype,
-            }) => {
+            Some(Node::Tensor { storage, offset, shape, strides, dtype }) => {
                 let tensor = self.place(*storage, *offset, shape, strides, dtype.as_deref())?;
                 if self.found.insert(self.name.clone(), tensor).is_some() {
                     return Err(Fault::damaged(
@@ -129,10 +118,7 @@ impl Walk<'_> {
         if length + key.len() >= MAX_NAME {
             return Err(Fault::damaged(
                 "pickle",
-                format!(
-                    "a name below `{}` is longer than {MAX_NAME} bytes",
-                    self.name
-                ),
+                format!("a name below `{}` is longer than {MAX_NAME} bytes", self.name),
             ));
         }
         if length > 0 {

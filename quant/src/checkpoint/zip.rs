@@ -42,10 +42,7 @@ impl Entries {
                 && entry.compressed_size_hint() == entry.uncompressed_size_hint()
                 && !entry.flags().is_encrypted();
             let (start, end) = place.compressed_data_range();
-            if ranges
-                .insert(name.to_owned(), in_place.then_some(start..end))
-                .is_some()
-            {
+            if ranges.insert(name.to_owned(), in_place.then_some(start..end)).is_some() {
                 return Err(damaged(format!("entry `{name}` is there twice")));
             }
             if ranges.len() > MAX_ENTRIES {
@@ -76,8 +73,7 @@ impl Entries {
 
     /// The bytes of entry `name`, which must exist.
     pub(super) fn need(&self, name: &str) -> Result<Range<u64>, Fault> {
-        self.find(name)?
-            .ok_or_else(|| damaged(format!("entry `{}{name}` is missing", self.folder)))
+        self.find(name)?.ok_or_else(|| damaged(format!("entry `{}{name}` is missing", self.folder)))
     }
 }
 

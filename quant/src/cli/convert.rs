@@ -8,7 +8,7 @@ use varmint_quant::inspect::groups;
 use varmint_quant::meta::Defaults;
 use varmint_quant::official::var::parse_scales;
 use varmint_quant::quantize::dtype_name;
-use varmint_quant::{Keep, Meta, Options, Report};
+use varmint_quant::{Keep, Meta, MoreTier, Options, Report};
 
 use super::Format;
 
@@ -47,7 +47,8 @@ pub(crate) struct Args {
     /// Number format.
     #[arg(long, value_enum, default_value = "int8")]
     numbers: Format,
-    /// Store tensors of these roles otherwise; may be repeated (example: f16:head,fc2).
+    /// Store tensors of these roles otherwise; may be repeated (example: f16:head,fc2). With a number,
+    /// only in that block or decoder layer (example: i8wide:conv.13).
     #[arg(long, value_name = "STORAGE:ROLE,..")]
     keep: Vec<String>,
     /// The model's name [default: from --meta, else the name of the output file].
@@ -83,6 +84,10 @@ pub(crate) struct Args {
     /// Rows per call of a decoder layer.
     #[arg(long, default_value_t = 8)]
     strip: u16,
+    /// A further tier: the first one with other values; may be repeated
+    /// (example: small:tile=4,strip=2).
+    #[arg(long, value_name = "NAME:KEY=N,..")]
+    tier: Vec<MoreTier>,
     /// Release number of the model; devices with two slots start the larger one.
     #[arg(long, default_value_t = 0)]
     sequence: u32,
@@ -133,6 +138,7 @@ impl Args {
         };
         (options.heads, options.guided) = (self.heads, self.guided);
         (options.tile, options.strip) = (self.tile, self.strip);
+        options.tiers = self.tier.clone();
         (options.sequence, options.measure) = (self.sequence, self.report);
         Ok(options)
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use varmint::{Image, Model, Sampling};
-use varmint_quant::batch::{Item, default_jobs, generate, read_requests, read_tokens, write_images};
+use varmint_quant::batch::{
+    Item, default_jobs, generate, read_requests, read_tokens, write_images,
+};
 use varmint_quant::{Mapped, labels};
 
 const EXAMPLES: &str = "\
@@ -126,7 +128,8 @@ impl Args {
 
     fn items(&self, model: &Model<'_>) -> anyhow::Result<Vec<Item>> {
         let mut first = Item::new(self.sampling(model)?, self.seed);
-        for (t, (name, text)) in [("class", &self.class), ("style", &self.style)].iter().enumerate() {
+        for (t, (name, text)) in [("class", &self.class), ("style", &self.style)].iter().enumerate()
+        {
             if let Some(text) = text {
                 let row = labels::find(model, t, text).with_context(|| format!("--{name}"));
                 first.labels[t] = Some(row?);

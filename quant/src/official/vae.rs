@@ -83,10 +83,8 @@ impl VaeConfig {
         let (phi, num_phi) = if dict.contains("quantize.quant_resi.qresi.weight") {
             (Phi::One, 1)
         } else {
-            match (
-                dict.count("quantize.quant_resi.qresi_ls."),
-                dict.count("quantize.quant_resi."),
-            ) {
+            match (dict.count("quantize.quant_resi.qresi_ls."), dict.count("quantize.quant_resi."))
+            {
                 (0, 0) => (Phi::None, 0),
                 (0, n) => (Phi::PerScale, n),
                 (n, _) => (Phi::Shared, n),
@@ -121,9 +119,8 @@ impl VaeConfig {
     /// The residual blocks in order of execution: key, channels in, channels out.
     pub fn residual_blocks(&self) -> Vec<(String, usize, usize)> {
         let mut width = self.mid_width;
-        let mut list: Vec<_> = (1..=2)
-            .map(|i| (format!("decoder.mid.block_{i}"), width, width))
-            .collect();
+        let mut list: Vec<_> =
+            (1..=2).map(|i| (format!("decoder.mid.block_{i}"), width, width)).collect();
         for i in (0..self.widths.len()).rev() {
             for j in 0..self.blocks[i] {
                 list.push((format!("decoder.up.{i}.block.{j}"), width, self.widths[i]));

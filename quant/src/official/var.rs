@@ -15,14 +15,8 @@ use super::{OfficialError, StateDict};
 pub(super) const ANCHOR: &str = "word_embed.weight";
 
 /// Where every key is either used or named as not needed.
-const MODULES: [&str; 6] = [
-    "word_embed.",
-    "class_emb.",
-    "style_emb.",
-    "shared_ada_lin.",
-    "blocks.",
-    "head",
-];
+const MODULES: [&str; 6] =
+    ["word_embed.", "class_emb.", "style_emb.", "shared_ada_lin.", "blocks.", "head"];
 
 /// Scale sides of the released 256-pixel models.
 const SCALES_256: [usize; 10] = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16];
@@ -84,7 +78,8 @@ impl VarConfig {
             heads.unwrap_or(width / 64)
         };
         if heads == 0 || width % heads != 0 {
-            let unsaid = if attn_l2_norm { "" } else { "; the weights do not say it: give the heads" };
+            let unsaid =
+                if attn_l2_norm { "" } else { "; the weights do not say it: give the heads" };
             return Err(dict.config(format!(
                 "width {width} is not a multiple of the number of heads, {heads}{unsaid}"
             )));
@@ -143,20 +138,13 @@ impl VarConfig {
         }
         linear("head_nm.ada_lin.1".into(), 2 * c, c);
         linear("head".into(), self.vocab, c);
-        keys.extend(
-            self.tables
-                .iter()
-                .map(|&(key, rows)| (key.to_owned(), vec![rows, c])),
-        );
+        keys.extend(self.tables.iter().map(|&(key, rows)| (key.to_owned(), vec![rows, c])));
         for i in 0..self.depth {
             keys.push((format!("blocks.{i}.attn.mat_qkv.weight"), vec![3 * c, c]));
             keys.push((format!("blocks.{i}.attn.q_bias"), vec![c]));
             keys.push((format!("blocks.{i}.attn.v_bias"), vec![c]));
             if self.attn_l2_norm {
-                keys.push((
-                    format!("blocks.{i}.attn.scale_mul_1H11"),
-                    vec![1, self.heads, 1, 1],
-                ));
+                keys.push((format!("blocks.{i}.attn.scale_mul_1H11"), vec![1, self.heads, 1, 1]));
             }
             if self.shared_aln {
                 keys.push((format!("blocks.{i}.ada_gss"), vec![1, 1, 6, c]));
@@ -194,10 +182,7 @@ impl VarConfig {
         };
         let areas = scales.iter().map(|&(h, w)| h.checked_mul(w));
         let areas: Option<Vec<usize>> = areas.collect();
-        let sum = areas
-            .iter()
-            .flatten()
-            .try_fold(0usize, |sum, &n| sum.checked_add(n));
+        let sum = areas.iter().flatten().try_fold(0usize, |sum, &n| sum.checked_add(n));
         let fits = areas.as_ref().is_some_and(|areas| {
             areas.len() == self.num_scales
                 && sum == Some(self.tokens)
@@ -206,9 +191,8 @@ impl VarConfig {
                 && lengths.as_ref().is_none_or(|lengths| lengths == areas)
         });
         if !fits {
-            let stored = lengths.map_or(String::new(), |lengths| {
-                format!(", of {lengths:?} tokens each")
-            });
+            let stored =
+                lengths.map_or(String::new(), |lengths| format!(", of {lengths:?} tokens each"));
             return Err(dict.config(format!(
                 "the scales {scales:?} do not fit: the weights have {} scales and {} tokens, {} in the first{stored}",
                 self.num_scales, self.tokens, self.first
@@ -225,11 +209,7 @@ impl VarConfig {
         let name = dict.check("lvl_1L", &[1, self.tokens])?;
         let levels = dict.checkpoint.read_i64(name)?;
         let runs: Vec<&[i64]> = levels.chunk_by(|a, b| a == b).collect();
-        if runs
-            .iter()
-            .enumerate()
-            .any(|(i, run)| run.first() != Some(&(i as i64)))
-        {
+        if runs.iter().enumerate().any(|(i, run)| run.first() != Some(&(i as i64))) {
             return Err(dict.config("`lvl_1L` does not count the scales 0, 1, 2, .. in order"));
         }
         Ok(Some(runs.iter().map(|run| run.len()).collect()))

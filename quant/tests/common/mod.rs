@@ -31,12 +31,7 @@ pub struct Entry {
 
 impl Entry {
     pub fn new(name: &str, data: impl Into<Vec<u8>>) -> Self {
-        Self {
-            name: name.into(),
-            data: data.into(),
-            at: None,
-            method: 0,
-        }
+        Self { name: name.into(), data: data.into(), at: None, method: 0 }
     }
 }
 
@@ -109,16 +104,10 @@ pub fn zip(entries: &[Entry]) -> Vec<u8> {
 
 /// A `.pth` file of one pickle and storages `data/0`, `data/1`, ...
 pub fn pth(pickle: &Pickle, storages: &[&[u8]]) -> Vec<u8> {
-    let mut entries = vec![
-        Entry::new("m/data.pkl", pickle.clone().stop()),
-        Entry::new("m/byteorder", "little"),
-    ];
-    entries.extend(
-        storages
-            .iter()
-            .enumerate()
-            .map(|(i, s)| Entry::new(&format!("m/data/{i}"), *s)),
-    );
+    let mut entries =
+        vec![Entry::new("m/data.pkl", pickle.clone().stop()), Entry::new("m/byteorder", "little")];
+    entries
+        .extend(storages.iter().enumerate().map(|(i, s)| Entry::new(&format!("m/data/{i}"), *s)));
     entries.push(Entry::new("m/version", "3\n"));
     zip(&entries)
 }
@@ -128,11 +117,7 @@ pub fn exercise(bytes: &[u8]) -> Result<usize, String> {
     let checkpoint = Checkpoint::from_bytes("test", bytes.to_vec()).map_err(|e| e.to_string())?;
     let mut read = 0;
     for name in checkpoint.names() {
-        let count: usize = checkpoint
-            .shape(name)
-            .expect("has a shape")
-            .iter()
-            .product();
+        let count: usize = checkpoint.shape(name).expect("has a shape").iter().product();
         if let Ok(values) = checkpoint.read_f32(name) {
             assert_eq!(values.len(), count);
             read += 1;
@@ -158,9 +143,7 @@ impl Pickle {
         self
     }
     pub fn text(self, text: &str) -> Self {
-        self.op(b"X")
-            .op(&(text.len() as u32).to_le_bytes())
-            .op(text.as_bytes())
+        self.op(b"X").op(&(text.len() as u32).to_le_bytes()).op(text.as_bytes())
     }
     pub fn global(self, module: &str, name: &str) -> Self {
         self.op(format!("c{module}\n{name}\n").as_bytes())

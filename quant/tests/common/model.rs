@@ -19,16 +19,8 @@ pub fn golden(name: &str) -> Checkpoint {
 pub fn tensors(name: &str) -> Tensors {
     let file = golden(name);
     let item = |key: &str| {
-        let bytes = file
-            .read_f32(key)
-            .unwrap()
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect();
-        (
-            key.to_owned(),
-            (Dtype::F32, file.shape(key).unwrap().to_vec(), bytes),
-        )
+        let bytes = file.read_f32(key).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect();
+        (key.to_owned(), (Dtype::F32, file.shape(key).unwrap().to_vec(), bytes))
     };
     file.names().map(item).collect()
 }
@@ -41,28 +33,17 @@ pub fn build(name: &str, tensors: &Tensors) -> Checkpoint {
 }
 
 pub fn renamed(tensors: &Tensors, rename: impl Fn(&str) -> Option<String>) -> Tensors {
-    tensors
-        .iter()
-        .filter_map(|(k, v)| Some((rename(k)?, v.clone())))
-        .collect()
+    tensors.iter().filter_map(|(k, v)| Some((rename(k)?, v.clone()))).collect()
 }
 
 pub fn only(tensors: &Tensors, prefix: &str, new: &str) -> Tensors {
-    renamed(tensors, |k| {
-        Some(format!("{new}{}", k.strip_prefix(prefix)?))
-    })
+    renamed(tensors, |k| Some(format!("{new}{}", k.strip_prefix(prefix)?)))
 }
 
 pub fn with_levels(mut tensors: Tensors, key: &str, lengths: &[usize]) -> Tensors {
-    let levels = lengths
-        .iter()
-        .enumerate()
-        .flat_map(|(i, &n)| vec![i as i64; n]);
+    let levels = lengths.iter().enumerate().flat_map(|(i, &n)| vec![i as i64; n]);
     let bytes = levels.flat_map(|v| v.to_le_bytes()).collect();
-    tensors.insert(
-        key.into(),
-        (Dtype::I64, vec![1, lengths.iter().sum()], bytes),
-    );
+    tensors.insert(key.into(), (Dtype::I64, vec![1, lengths.iter().sum()], bytes));
     tensors
 }
 
