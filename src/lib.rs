@@ -27,11 +27,15 @@ mod engine;
 #[cfg(feature = "std")]
 mod image;
 #[cfg(feature = "std")]
+mod labels;
+#[cfg(feature = "std")]
 mod model_file;
 
 #[cfg(feature = "std")]
 pub use engine::{Engine, Event};
 #[cfg(feature = "std")]
 pub use image::Image;
+#[cfg(feature = "std")]
+pub use labels::{LabelError, find_label};
 #[cfg(feature = "std")]
 pub use model_file::ModelFile;

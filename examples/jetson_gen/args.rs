@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
 use clap::Parser;
-use varmint::{Model, Sampling};
+use varmint::Sampling;
 
 /// Makes pictures with a VAR model inside a fixed arena.
 ///
@@ -76,34 +75,4 @@ impl Args {
         s.top_k = self.top_k.unwrap_or(s.top_k);
         s.top_p = self.top_p.unwrap_or(s.top_p);
     }
-}
-
-/// The row that a name or number means; near misses are suggested.
-pub(crate) fn label(model: &Model<'_>, table: usize, text: &str) -> Result<u32> {
-    let rows = model.shape.config.table(table).rows - 1;
-    let what = model.table_name(table);
-    if let Ok(number) = text.parse::<u32>() {
-        if number < rows {
-            return Ok(number);
-        }
-        bail!("{what} {number} does not exist: the model has {what} 0 to {}", rows - 1);
-    }
-    let wanted = text.to_lowercase();
-    let names = || (0..rows).filter_map(|r| model.label(table, r as usize).map(|n| (r, n)));
-    if let Some((row, _)) = names().find(|(_, n)| n.to_lowercase() == wanted) {
-        return Ok(row);
-    }
-    let mut near: Vec<(f64, &str)> = names()
-        .map(|(_, n)| {
-            let lower = n.to_lowercase();
-            let inside = if lower.split([' ', '-', ':']).any(|w| w == wanted) { 0.5 } else { 0.0 };
-            (strsim::jaro_winkler(&lower, &wanted) + inside, n)
-        })
-        .collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let near: Vec<&str> = near.iter().take(5).map(|(_, n)| *n).collect();
-    if near.is_empty() {
-        bail!("this model has no names; give a {what} from 0 to {}", rows - 1);
-    }
-    bail!("no {what} is called `{text}`; did you mean: {}?", near.join(", "))
 }

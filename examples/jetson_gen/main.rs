@@ -163,13 +163,10 @@ fn choose_cells(model: &Model<'_>, args: &Args) -> Result<(Vec<Cell>, usize)> {
     let tables = model.shape.config.n_tables();
     let mut labels = none;
     if let Some(class) = &args.class {
-        labels[0] = Some(args::label(model, 0, class)?);
+        labels[0] = Some(varmint::find_label(model, 0, class)?);
     }
     if let Some(style) = &args.style {
-        if tables < 2 {
-            bail!("this model knows no styles");
-        }
-        labels[1] = Some(args::label(model, 1, style)?);
+        labels[1] = Some(varmint::find_label(model, 1, style)?);
     }
     let seeds = |count: u64| (0..count).map(|i| args.seed.wrapping_add(i));
     if args.class.is_none() && args.style.is_none() && args.count.is_none() && tables == 2 {

@@ -14,7 +14,6 @@ use varmint_core::config::MAX_TABLES;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::labels;
 
 /// A request that owns its tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,7 +119,8 @@ pub fn read_requests(path: &Path, model: &Model<'_>, first: &Item) -> Result<Vec
         let mut item = first.clone();
         item.seed = first.seed.wrapping_add(items.len() as u64);
         for (name, field) in header.iter().zip(fields).filter(|(_, f)| !f.is_empty()) {
-            let row = |t| labels::find(model, t, field).map_err(|e| at(n + 1, e.to_string()));
+            let row =
+                |t| varmint::find_label(model, t, field).map_err(|e| at(n + 1, e.to_string()));
             match *name {
                 "class" => item.labels[0] = Some(row(0)?),
                 "style" => item.labels[1] = Some(row(1)?),

@@ -14,7 +14,6 @@
 //! convert      all of the above in one call
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
-//! labels       names, with near misses
 //! batch        many images on many threads; lists of requests, files of tokens
 //! compare      a model against another one on the same tokens
 //! ```
@@ -30,7 +29,6 @@ pub mod description;
 pub mod error;
 pub mod golden;
 pub mod inspect;
-pub mod labels;
 pub mod map;
 pub mod meta;
 pub mod numbers;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use varmint::{Image, Model, Sampling};
+use varmint_quant::Mapped;
 use varmint_quant::batch::{
     Item, default_jobs, generate, read_requests, read_tokens, write_images,
 };
-use varmint_quant::{Mapped, labels};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -131,7 +131,7 @@ impl Args {
         for (t, (name, text)) in [("class", &self.class), ("style", &self.style)].iter().enumerate()
         {
             if let Some(text) = text {
-                let row = labels::find(model, t, text).with_context(|| format!("--{name}"));
+                let row = varmint::find_label(model, t, text).with_context(|| format!("--{name}"));
                 first.labels[t] = Some(row?);
             }
         }
