@@ -34,9 +34,9 @@ def arguments():
     p.add_argument("--varmint", default="cargo run --release -p varmint-quant --bin varmint --", help="the program")
     p.add_argument("--options", default="", help="further options for `varmint generate`, e.g. '--guidance 3'")
     p.add_argument("--torch", metavar="VAR_PT", help="generate with var.py and this checkpoint instead")
-    p.add_argument("--guidance", type=float, default=2.0, help="with --torch")
-    p.add_argument("--top-k", type=int, default=100, help="with --torch")
-    p.add_argument("--top-p", type=float, default=0.95, help="with --torch")
+    p.add_argument("--guidance", type=float, default=1.5, help="with --torch")
+    p.add_argument("--top-k", type=int, default=10, help="with --torch")
+    p.add_argument("--top-p", type=float, default=0.5, help="with --torch")
     p.add_argument("--count", type=int, default=1000)
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     p.add_argument("--also", action="append", default=[], metavar="NAME=FILE",

@@ -155,7 +155,7 @@ def main():
     def sheet():
         cells = torch.cat([train[:: len(train) // 40][:40], data.where(CELL)[::50][:16]])
         maps = model.generate(
-            tokenizer.quantize, data.label[cells], data.style[cells], 2.0, 100, 0.95,
+            tokenizer.quantize, data.label[cells], data.style[cells], 1.5, 10, 0.5,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
         made = (tokenizer.image_of(maps) * 255).byte()
