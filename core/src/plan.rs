@@ -418,7 +418,7 @@ impl Plan {
     pub fn verify(&self) -> Result<(), Error> {
         for (i, (_, a)) in self.buffers().enumerate() {
             let inside = a.offset as u64 + a.size as u64 <= self.bytes as u64;
-            if !inside || a.offset as usize % ARENA_ALIGN != 0 || a.first > a.last {
+            if !inside || !(a.offset as usize).is_multiple_of(ARENA_ALIGN) || a.first > a.last {
                 return Err(Error::PlanOverlap);
             }
             for (_, b) in self.buffers().skip(i + 1) {
@@ -543,10 +543,10 @@ const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
         let mut ending = 0;
         let mut block = 0;
         while block < t.depth as usize {
-            if let Some(last) = tier.last_scale(block, s) {
-                if last == j {
-                    ending += 1;
-                }
+            if let Some(last) = tier.last_scale(block, s)
+                && last == j
+            {
+                ending += 1;
             }
             block += 1;
         }

@@ -21,7 +21,16 @@ use report::{Report, Timing};
 static DEFAULT: &[u8] = varmint::include_model!("../../fixtures/emoji-64.vmt");
 
 /// What the contact sheet of a run without arguments shows: rows are emoji, columns are styles.
-const SHOW: [&str; 6] = ["grinning face", "red heart", "red apple", "pizza", "rocket", "panda"];
+const SHOW: [&str; 8] = [
+    "smiling face with sunglasses",
+    "red heart",
+    "red apple",
+    "strawberry",
+    "four leaf clover",
+    "rainbow",
+    "automobile",
+    "penguin",
+];
 
 fn main() {
     if let Err(error) = run(&Args::parse()) {
