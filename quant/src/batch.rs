@@ -103,7 +103,7 @@ pub fn read_requests(path: &Path, model: &Model<'_>, first: &Item) -> Result<Vec
     let header: Vec<&str> =
         lines.next().map_or(Vec::new(), |(_, l)| l.split(',').map(str::trim).collect());
     let known = |name: &&str| ["class", "style", "seed"].contains(name);
-    if header.is_empty() || !header.iter().all(|name| known(name)) {
+    if header.is_empty() || !header.iter().all(known) {
         let m = "the header must name columns of class, style, seed".to_owned();
         return Err(at(1, m));
     }
