@@ -42,15 +42,23 @@ def arguments():
     p.add_argument("--also", action="append", default=[], metavar="NAME=FILE",
                    help="images.safetensors of the first seed's requests from elsewhere (another tier): more rows")  # fmt: skip
     p.add_argument("--work", help="folder that keeps requests, images and the features of real pictures")
+    p.add_argument("--keep", action="store_true", help="take pictures that already are in --work (made by an earlier call)")
     p.add_argument("--marker", default="evaluate", help="which block of the page to replace")
     p.add_argument("--page", default=os.path.join(HERE, "..", "docs", "quality.md"))
     p.add_argument("--pictures", default=os.path.join(HERE, "..", "docs", "quality"))
+    p.add_argument("--inception-count", type=int, default=1000, help="pictures of each set but held-out that Inception sees")
     p.add_argument("--f32", action="store_true", help="Inception in f32 (bf16 is nearly twice as fast; features off by 2 %%)")
     p.add_argument("--threads", type=int, default=0)
     return p.parse_args()
 
 
 # ---- making pictures ------------------------------------------------------------------------------------------------
+
+
+def choose(data, count, random):
+    """The requested cells: any that exist, of names that were trained."""
+    cells = torch.nonzero(data.split != CONCEPT).flatten()
+    return cells[torch.randperm(len(cells), generator=random)[:count]]
 
 
 def write_requests(path, label, style, seed):
@@ -62,6 +70,8 @@ def write_requests(path, label, style, seed):
 
 
 def generate_rust(args, requests, out):
+    if args.keep and os.path.exists(out):
+        return load_file(out)["images"].permute(0, 3, 1, 2).contiguous()
     command = [*shlex.split(args.varmint), "generate", "--model", os.path.abspath(args.model), "--requests", requests,
                "--out", out, *shlex.split(args.options)]  # fmt: skip
     subprocess.run(command, check=True, cwd=os.path.join(HERE, ".."), stdout=subprocess.DEVNULL)
@@ -185,8 +195,7 @@ def main():
     seen = lambda t: t if side == 64 else F.interpolate(t.float(), (64, 64), mode="bilinear").round().byte()
 
     random = torch.Generator().manual_seed(2026)
-    cells = torch.nonzero(data.split != CONCEPT).flatten()
-    cells = cells[torch.randperm(len(cells), generator=random)[: args.count]]
+    cells = choose(data, args.count, random)
     label, style = data.label[cells], data.style[cells]
     known = data.split[cells] == TRAIN
     train, held = data.where(TRAIN), data.where(CELL)
@@ -232,13 +241,16 @@ def main():
     features["rebuilt sample"] = describe(judge, seen(rebuilt_sample))
     deep = {}
     if inception:
-        cached = {"held-out": real_held, "sample": data.images[sample], "rebuilt sample": rebuilt_sample}
+        part = args.inception_count
+        cached = {
+            "held-out": real_held, "sample": data.images[sample[:part]], "rebuilt sample": rebuilt_sample[:part]
+        }  # fmt: skip
         for name, images in cached.items():
             stamp = int(os.path.getmtime(args.tokenizer)) if "rebuilt" in name else 0
             file = f"inception-{'f32' if args.f32 else 'bf16'}-{side}-{name.replace(' ', '-')}-{len(images)}-{stamp}.safetensors"
             deep[name] = inception(seen(images), at(file))
         for name, images in sets.items():
-            deep[name] = inception(seen(images))
+            deep[name] = inception(seen(images[:part]))
         print(f"Inception features: {time.time() - started:.0f} s", flush=True)
     rows = []
 
@@ -299,7 +311,7 @@ draws all of them anew. Real reference: the {len(held)} pictures of all held-out
 {named}
 
 **Distance between sets.** With so few pictures FID is biased upwards: compare a row with the real ones, not with papers
-(Inception in {"f32" if args.f32 else "bf16"}).
+(Inception in {"f32" if args.f32 else "bf16"}, on the first {min(args.inception_count, len(cells))} of each set and all of held-out).
 
 {distances}
 

@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// Requests: a CSV file with columns of class, style, seed; an empty field is "not given".
     #[arg(long, value_name = "FILE", conflicts_with_all = ["class", "style"])]
     requests: Option<PathBuf>,
-    /// Tokens to decode instead of drawing: `tokens` I32 [N,L] of a safetensors file.
+    /// Tokens to decode instead of drawing: tensor `tokens` (I32, N x L) of a safetensors file.
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
     /// Threads [default: as many as run at once].
