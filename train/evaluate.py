@@ -223,7 +223,16 @@ def main():
     base = accuracy(*features["held-out"][1:], truth["name"], truth["style"])
     percent = lambda v: f"{100 * v:.1f}"
     row = lambda name, n, acc: [name, str(n), *map(percent, acc), *(f"{a / max(b, 1e-6):.2f}" for a, b in zip(acc, base))]
-    rows = [row("real, held-out cells", len(held), base)]
+    features["sample"] = describe(judge, seen(data.images[sample]))
+    rebuilt_sample = reconstruct(tokenizer, data.images[sample])
+    features["rebuilt sample"] = describe(judge, seen(rebuilt_sample))
+    rows = [
+        row("real, trained cells (the classifier knows them)", len(sample),
+            accuracy(*features["sample"][1:], data.label[sample], data.style[sample])),
+        row("their reconstructions", len(sample),
+            accuracy(*features["rebuilt sample"][1:], data.label[sample], data.style[sample])),
+    ]  # fmt: skip
+    rows.append(row("real, held-out cells", len(held), base))
     rows.append(row("their reconstructions", len(held), accuracy(*features["rebuilt"][1:], truth["name"], truth["style"])))
     for name, images in sets.items():
         features[name] = describe(judge, seen(images))
@@ -232,13 +241,11 @@ def main():
                 acc = accuracy(*(t[mask] for t in features[name][1:]), label[mask], style[mask])
                 rows.append(row(f"{name}: {part}", int(mask.sum()), acc))
     named = table(["pictures", "n", "name top-1 %", "top-5 %", "style %", "ratio top-1", "top-5", "style"], rows)
+    print(named, flush=True)
 
     # 2. Do they look like the real ones as a set?  Distances to the held-out pictures.
     half = torch.randperm(len(held), generator=random)
     first, second = half[: len(half) // 2], half[len(half) // 2 :]
-    features["sample"] = describe(judge, seen(data.images[sample]))
-    rebuilt_sample = reconstruct(tokenizer, data.images[sample])
-    features["rebuilt sample"] = describe(judge, seen(rebuilt_sample))
     deep = {}
     if inception:
         part = args.inception_count
@@ -322,7 +329,7 @@ draws all of them anew. Real reference: the {len(held)} pictures of all held-out
 ![nearest training pictures](quality/{prefix}nearest.png)
 Pairs: generated, then its nearest training picture. Last two rows: the sixteen nearest pairs of all."""
     replace_block(args.page, args.marker, text)
-    print(text)
+    print(distances, copies, sep="\n\n")
     print(f"{time.time() - started:.0f} s")
 
 
