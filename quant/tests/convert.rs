@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::fixture;
 use common::model::golden;
@@ -18,7 +19,10 @@ fn out(name: &str) -> PathBuf {
 }
 
 fn converted(golden: &str, numbers: Numbers) -> Mapped {
-    let path = out(&format!("{golden}-{}.vmt", numbers.name()));
+    // Tests run side by side: each conversion has a file of its own.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = out(&format!("{golden}-{}-{n}.vmt", numbers.name()));
     let weights = fixture(&format!("goldens/{golden}/weights.safetensors"));
     convert(&Options::new(vec![weights], numbers), &Meta::default(), &path, |_, _| {}).unwrap();
     Mapped::open(&path).unwrap()
