@@ -335,15 +335,21 @@ impl Watch<'_> {
         match stage {
             Stage::Setup if greedy => {
                 let cond = floats(g.view(Buf::Cond)?);
-                for row in 0..2 {
-                    tally.add(
-                        "class_emb_rows",
-                        row_of(row) * w,
-                        &cond[row * w..][..w],
-                        t.logits,
-                        false,
-                    );
+                let mut names = vec!["class_emb_rows"];
+                if !shape.trunk(0).shared_aln {
+                    names.push("cond_block");
                 }
+                for row in 0..2 {
+                    for name in &names {
+                        tally.add(name, row_of(row) * w, &cond[row * w..][..w], t.logits, false);
+                    }
+                }
+                let table = self.model.trunk(0).lvl_pos;
+                let mut lvl_pos = vec![0.0; c.tokens() * w];
+                for (token, row) in lvl_pos.chunks_exact_mut(w).enumerate() {
+                    table.add_row(token, row);
+                }
+                tally.add("lvl_pos", 0, &lvl_pos, t.logits, false);
             }
             Stage::Ada { row, .. } if greedy && shape.trunk(0).shared_aln => {
                 let ada = floats(g.view(Buf::Ada)?);
