@@ -152,10 +152,9 @@ impl Golden {
         let batch = self.config.labels.len();
         let (mut agree, mut tokens) = (0usize, 0usize);
         for (image, &label) in self.config.labels.iter().enumerate() {
-            let of = |name: &str, what: &[u16]| -> Vec<u16> {
-                let l = what.len() / batch;
-                let _ = name;
-                what.get(image * l..(image + 1) * l).unwrap_or(&[]).to_vec()
+            let of_image = |all: &[u16]| -> Vec<u16> {
+                let l = all.len() / batch;
+                all.get(image * l..(image + 1) * l).unwrap_or(&[]).to_vec()
             };
             let mut labels = [None; MAX_TABLES];
             labels[0] = Some(label);
@@ -166,7 +165,7 @@ impl Golden {
                 let forced = match run {
                     "" => None,
                     _ => match self.tokens(&format!("{run}.idx")) {
-                        Some(all) => Some(of(run, &all)),
+                        Some(all) => Some(of_image(&all)),
                         None => continue,
                     },
                 };
