@@ -23,10 +23,10 @@ lint() {
 bare() { # core and the CPU kernels alone, for a Cortex-M4F
     local target=thumbv7em-none-eabihf
     if rustup target list --installed 2>/dev/null | grep -qx "$target"; then
-        cargo build --release -p varmint-core -p varmint-cpu --target "$target"
+        cargo build --release -p varmint-core -p varmint-cpu --no-default-features --target "$target"
     else
         CROSS_QEMU=0 CROSS_TARGETS=$target bash ci/setup-cross.sh
-        cargo +cross build --release -p varmint-core -p varmint-cpu --target "$target"
+        cargo +cross build --release -p varmint-core -p varmint-cpu --no-default-features --target "$target"
     fi
 }
 

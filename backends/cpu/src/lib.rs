@@ -1,7 +1,7 @@
 //! varmint-cpu: the kernels of `varmint_core::Ops` for the CPU at hand.
 //!
-//! Today every instruction set runs the scalar reference, compiled for it: same operations, same
-//! order, same bits, wider registers. Hand-written kernels take their places in `arch/`.
+//! The integer products are written by hand for AVX2 and AVX-512 VNNI (`arch/`); everything else is the
+//! scalar reference, compiled for the instruction set: same operations, same order, same bits.
 //!
 //! How a [`Cpu`] comes to be says who vouches for the instructions:
 //! [`Cpu::detect`] asks the processor (feature `std`), [`Cpu::build`] takes what the compiler was
@@ -28,6 +28,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX-512 with VNNI.
+    Vnni,
 }
 
 impl Isa {
@@ -37,11 +39,12 @@ impl Isa {
             Self::Baseline => "baseline",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Vnni => "vnni",
         }
     }
 
     /// Every instruction set, plainest first.
-    pub const ALL: [Self; 3] = [Self::Baseline, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni];
 
     #[cfg(feature = "std")]
     fn is_detected(self) -> bool {
@@ -50,8 +53,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
+            Self::Vnni => {
+                Self::Avx512.is_detected() && std::arch::is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
-                std::arch::is_x86_feature_detected!("avx512f")
+                Self::Avx2.is_detected()
+                    && std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512bw")
                     && std::arch::is_x86_feature_detected!("avx512dq")
                     && std::arch::is_x86_feature_detected!("avx512vl")
@@ -65,8 +73,10 @@ impl Isa {
         match self {
             Self::Baseline => true,
             Self::Avx2 => cfg!(all(target_arch = "x86_64", target_feature = "avx2")),
+            Self::Vnni => Self::Avx512.is_built_in() && cfg!(target_feature = "avx512vnni"),
             Self::Avx512 => cfg!(all(
                 target_arch = "x86_64",
+                target_feature = "avx2",
                 target_feature = "avx512f",
                 target_feature = "avx512bw",
                 target_feature = "avx512dq",
@@ -98,7 +108,9 @@ impl Cpu {
 
     /// What the compiler was told that the target has.
     pub const fn build() -> Self {
-        if Isa::Avx512.is_built_in() {
+        if Isa::Vnni.is_built_in() {
+            Self { isa: Isa::Vnni }
+        } else if Isa::Avx512.is_built_in() {
             Self { isa: Isa::Avx512 }
         } else if Isa::Avx2.is_built_in() {
             Self { isa: Isa::Avx2 }
@@ -131,10 +143,30 @@ macro_rules! dispatch {
             Isa::Avx2 => unsafe { arch::avx2::$name($($arg),*) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512 => unsafe { arch::avx512::$name($($arg),*) },
+            Isa::Avx512 | Isa::Vnni => unsafe { arch::avx512::$name($($arg),*) },
             _ => scalar::$name($($arg),*),
         }
     };
+}
+
+/// Calls a hand-written product; the reference where the slices are shorter than the shapes say, and on
+/// every other instruction set.
+macro_rules! product {
+    ($self:ident, $name:ident ( $x:expr, $scale:expr, $w:expr, $out:expr )) => {{
+        #[cfg(target_arch = "x86_64")]
+        let done = match $self.isa {
+            // SAFETY: as in `dispatch`.
+            Isa::Avx2 | Isa::Avx512 => unsafe { arch::x86_64::avx2::$name($x, $scale, $w, $out) },
+            // SAFETY: as in `dispatch`.
+            Isa::Vnni => unsafe { arch::x86_64::vnni::$name($x, $scale, $w, $out) },
+            Isa::Baseline => None,
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let done: Option<()> = None;
+        if done.is_none() {
+            scalar::gemm_int($x, $scale, $w, $out);
+        }
+    }};
 }
 
 impl Ops for Cpu {
@@ -143,6 +175,7 @@ impl Ops for Cpu {
             Isa::Baseline => "cpu (baseline)",
             Isa::Avx2 => "cpu (avx2)",
             Isa::Avx512 => "cpu (avx512)",
+            Isa::Vnni => "cpu (avx512 vnni)",
         }
     }
 
@@ -159,11 +192,11 @@ impl Ops for Cpu {
     }
 
     fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
-        dispatch!(self, gemm_int(x, row_scale, w, out))
+        product!(self, gemm_i8(x, row_scale, w, out))
     }
 
     fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
-        dispatch!(self, gemm_int(x, row_scale, w, out))
+        product!(self, gemm_i12(x, row_scale, w, out))
     }
 
     fn gemm_f32(&self, x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]) {

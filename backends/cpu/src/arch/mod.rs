@@ -1,4 +1,13 @@
-//! One module per instruction set.
+//! One module per instruction set: hand-written integer products, and the rest of the reference compiled
+//! for it.
+
+#[cfg(target_arch = "x86_64")]
+mod product;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_64;
+
+#[cfg(target_arch = "x86_64")]
+use product::Product;
 
 /// The scalar reference, inlined into functions that are compiled for the given features. `fma` is
 /// deliberately not among them: Rust never fuses on its own, and the bits must not depend on it.
@@ -6,7 +15,7 @@
 macro_rules! compiled_for {
     ($features:literal) => {
         use half::f16;
-        use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+        use varmint_core::ops::{Heads, Kv, Scratch, Taps};
         use varmint_core::scalar;
 
         compiled_for!(@each $features
@@ -22,17 +31,6 @@ macro_rules! compiled_for {
             requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]);
             requantize_i12(x: &[f32], inverse: f32, out: &mut [i16]);
         );
-
-        /// As the function of `scalar`.
-        #[target_feature(enable = $features)]
-        pub(crate) fn gemm_int<T: Copy + Into<i32>>(
-            x: Taps<'_, T>,
-            row_scale: &[f32],
-            w: Packed<'_>,
-            out: &mut [f32],
-        ) {
-            scalar::gemm_int(x, row_scale, w, out)
-        }
     };
     (@each $features:literal $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
         /// As the function of `scalar`.
