@@ -276,7 +276,7 @@ pub fn attend(
         }
         let total = softmax(scores);
         if integer {
-            values_i8(heads_at(h, width, dim), kv, scratch, total, n, out);
+            values_i8(h, Heads { width, dim }, kv, scratch, total, n, out);
         } else {
             out.fill(0.0);
             let mut done = 0;
@@ -303,26 +303,18 @@ pub fn attend(
     }
 }
 
-/// Head `h`: its first channel, the width, the channels per head and the number of heads.
-type HeadAt = (usize, usize, usize, usize);
-
+/// Integer weights of the values of head `h`: the softmax numerators in `scores` take the scale of their
+/// value in and become integers of at most 14 bits in `probs`. Returns what to multiply the exact sum of
+/// values with.
 #[inline(always)]
-fn heads_at(h: usize, width: usize, dim: usize) -> HeadAt {
-    (h, width, dim, width / dim)
-}
-
-/// Values: probabilities take the scale of their value in, become integers of at most 14 bits, and
-/// the weighted sum is exact.
-#[inline(always)]
-fn values_i8(
-    (h, width, dim, n_heads): HeadAt,
+pub fn value_weights(
+    h: usize,
+    n_heads: usize,
     kv: [(Kv<'_>, usize); 2],
-    scratch: &mut Scratch<'_>,
+    scores: &mut [f32],
+    probs: &mut [i16],
     total: f32,
-    n: usize,
-    out: &mut [f32],
-) {
-    let scores = part_mut(scratch.scores, 0, n);
+) -> f32 {
     let mut done = 0;
     for (kv, n) in kv {
         if let Kv::I8 { vs, .. } = kv {
@@ -332,12 +324,28 @@ fn values_i8(
         }
         done += n;
     }
-    let levels = prob_levels(n) as f32;
+    let levels = prob_levels(scores.len()) as f32;
     let (step, inverse) = row_scale(abs_max(scores), levels);
-    let probs = part_mut(scratch.probs, 0, n);
     for (w, &p) in probs.iter_mut().zip(scores.iter()) {
         *w = round_bits(clip(p * inverse, levels)) as i16;
     }
+    step / total
+}
+
+/// The weighted sum of the values of a head, exact.
+#[inline(always)]
+fn values_i8(
+    h: usize,
+    Heads { width, dim }: Heads,
+    kv: [(Kv<'_>, usize); 2],
+    scratch: &mut Scratch<'_>,
+    total: f32,
+    n: usize,
+    out: &mut [f32],
+) {
+    let scores = part_mut(scratch.scores, 0, n);
+    let probs = part_mut(scratch.probs, 0, n);
+    let factor = value_weights(h, width / dim, kv, scores, probs, total);
     let sums = part_mut(scratch.sums, 0, dim);
     sums.fill(0);
     let mut done = 0;
@@ -351,7 +359,6 @@ fn values_i8(
         }
         done += n;
     }
-    let factor = step / total;
     for (o, &s) in out.iter_mut().zip(sums.iter()) {
         *o = s as f32 * factor;
     }

@@ -223,6 +223,14 @@ impl Ops for Cpu {
         scratch: &mut Scratch<'_>,
         out: &mut [f32],
     ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.isa != Isa::Baseline {
+            // SAFETY: as in `dispatch`; every instruction set but the baseline includes AVX2.
+            let done = unsafe { arch::x86_64::attention::attend_i8(heads, q, kv, scratch, out) };
+            if done.is_some() {
+                return;
+            }
+        }
         dispatch!(self, attend(heads, q, kv, scratch, out))
     }
 

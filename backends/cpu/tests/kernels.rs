@@ -232,8 +232,8 @@ fn rows_equal_the_reference() {
 #[test]
 fn int8_attention_equals_the_reference() {
     let mut r = Random(1 << 30);
-    let (width, dim, heads) = (128, 64, 2);
-    for cpu in kernels() {
+    for (cpu, dim) in kernels().into_iter().flat_map(|c| [16, 24, 32, 48, 64, 80].map(|d| (c, d))) {
+        let (width, heads) = (2 * dim, 2);
         for (past, now) in [(0, 1), (1, 4), (14, 9), (103, 64), (0, 1100)] {
             let mut ints = |n: usize| (0..n).map(|_| r.int(127) as i8).collect::<Vec<_>>();
             let (k, v) = (ints(1100 * width), ints(1100 * width));
@@ -260,7 +260,12 @@ fn int8_attention_equals_the_reference() {
                 );
                 out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
             };
-            assert_eq!(result(&Scalar), result(&cpu), "{:?}, {past} + {now} keys", cpu.isa());
+            assert_eq!(
+                result(&Scalar),
+                result(&cpu),
+                "{:?}, {past} + {now} keys of {dim}",
+                cpu.isa()
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
 //! x86-64.
 
+pub(crate) mod attention;
 pub(crate) mod avx2;
 pub(crate) mod vnni;

@@ -26,8 +26,13 @@ pub(crate) fn gemm_i8(
     for first in (0..p.rows()).step_by(BLOCK) {
         let rows = (p.rows() - first).min(BLOCK);
         for (i, start) in start.iter_mut().enumerate().take(rows) {
-            let runs = (0..x.segs).flat_map(|s| x.run(first + i, s));
-            *start = -128 * runs.map(|&v| v as i32).sum::<i32>();
+            let mut sum = 0;
+            for s in 0..x.segs {
+                for &v in x.run(first + i, s) {
+                    sum += v as i32;
+                }
+            }
+            *start = -128 * sum;
         }
         let start = &start[..rows];
         let mut g = 0;
