@@ -55,7 +55,7 @@ fn strips<O: Ops, T: bytemuck::Pod + Default>(
         if from >= input.h * input.up {
             continue;
         }
-        input.map.load(from / input.up, row);
+        input.map.load(ops, from / input.up, row);
         if let Some((gain, shift, act)) = input.norm {
             ops.norm_act(row, gain, shift, act);
         }
@@ -207,7 +207,7 @@ impl<O: Ops> Host<'_, O> {
         s.reset(stat::MAP);
         let row = part_mut(nums::<f32>(out_rows)?, 0, p.w * c);
         for y in 0..p.h {
-            p.map(input, c).load(y, row);
+            p.map(input, c).load(&self.ops, y, row);
             s.add(stat::MAP, row, c);
         }
         Ok(())
@@ -229,7 +229,7 @@ impl<O: Ops> Host<'_, O> {
         let [stats, out_rows, bytes] =
             self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, map])?;
         let mut s = Stats::new(stats)?;
-        norm(&mut s, set, p.map(bytes, c), p.h, affine, nums(out_rows)?);
+        norm(&self.ops, &mut s, set, p.map(bytes, c), p.h, affine, nums(out_rows)?);
         let range = normed_range(&s, set, c, act);
         s.set_range(0, range);
         if let Some(cin) = shortcut {
@@ -263,7 +263,7 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
         for (i, row) in out.chunks_exact_mut(p.out_w * cout).enumerate() {
-            save(output, p.store, y + i, row)?;
+            save(&self.ops, output, p.store, y + i, row)?;
             s.add(stat::MAP, row, cout);
         }
         Ok(())
@@ -292,7 +292,7 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
         for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
-            save(hidden, p.store, y + i, row)?;
+            save(&self.ops, hidden, p.store, y + i, row)?;
             s.add(stat::HIDDEN, row, cout);
         }
         Ok(())
@@ -334,7 +334,7 @@ impl<O: Ops> Host<'_, O> {
             match shortcut {
                 None => {
                     let base = part_mut(rest, 0, p.w * cout);
-                    p.map(output, cout).load(y + i, base);
+                    p.map(output, cout).load(&self.ops, y + i, base);
                     add(row, base);
                 }
                 Some(lin) => {
@@ -346,7 +346,7 @@ impl<O: Ops> Host<'_, O> {
                     add(row, base);
                 }
             }
-            save(output, p.store, y + i, row)?;
+            save(&self.ops, output, p.store, y + i, row)?;
             s.add(stat::MAP, row, cout);
         }
         Ok(())
@@ -371,7 +371,7 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
         for (i, row) in out.chunks_exact_mut(p.w * 3 * c).enumerate() {
-            save(qkv, p.store, y + i, row)?;
+            save(&self.ops, qkv, p.store, y + i, row)?;
         }
         Ok(())
     }
@@ -408,7 +408,7 @@ impl<O: Ops> Host<'_, O> {
         for y in y..y + p.rows(job, y) {
             for (x, sum) in sum.chunks_exact_mut(c).enumerate() {
                 let q = part_mut(base, 0, c);
-                load_part(&view, y * p.w + x, q);
+                load_part(&self.ops, &view, y * p.w + x, q);
                 for q in q.iter_mut() {
                     *q *= factor;
                 }
@@ -417,9 +417,9 @@ impl<O: Ops> Host<'_, O> {
                 self.ops.attend(heads, q, [(kv, positions), (kv, 0)], &mut scratch, o);
                 linear(&self.ops, o, 1, proj, strip, &mut [0.0], sum)?;
             }
-            p.map(map, c).load(y, base);
+            p.map(map, c).load(&self.ops, y, base);
             add(sum, base);
-            save(map, p.store, y, sum)?;
+            save(&self.ops, map, p.store, y, sum)?;
             s.add(stat::MAP, sum, c);
         }
         Ok(())
@@ -456,8 +456,8 @@ fn add(a: &mut [f32], b: &[f32]) {
 }
 
 /// The first `out.len()` channels of position `i` of a map one position wide.
-fn load_part(map: &Map<'_>, i: usize, out: &mut [f32]) {
+fn load_part<O: Ops>(ops: &O, map: &Map<'_>, i: usize, out: &mut [f32]) {
     let from = i * map.c * map.store.bytes();
     let bytes = map.bytes.get(from..).unwrap_or(&[]);
-    Map { bytes, ..*map }.load(0, out);
+    Map { bytes, ..*map }.load(ops, 0, out);
 }

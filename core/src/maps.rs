@@ -11,6 +11,7 @@ use crate::config::GROUPS;
 use crate::error::Error;
 use crate::host::{nums, nums_ref};
 use crate::num::{rsqrt, silu};
+use crate::ops::Ops;
 use crate::plan::STATS;
 use crate::tier::Store;
 
@@ -114,7 +115,7 @@ pub(crate) struct Map<'a> {
 
 impl Map<'_> {
     /// Row `y` as floats: `[W, C]`.
-    pub(crate) fn load(&self, y: usize, out: &mut [f32]) {
+    pub(crate) fn load<O: Ops>(&self, ops: &O, y: usize, out: &mut [f32]) {
         let n = self.w * self.c;
         match self.store {
             Store::F32 => {
@@ -125,18 +126,20 @@ impl Map<'_> {
                 }
             }
             Store::F16 | Store::I8 => {
-                for (o, v) in
-                    out.iter_mut().zip(part(nums_ref::<f16>(self.bytes).unwrap_or(&[]), y * n, n))
-                {
-                    *o = v.to_f32();
-                }
+                ops.widen_f16(part(nums_ref::<f16>(self.bytes).unwrap_or(&[]), y * n, n), out);
             }
         }
     }
 }
 
 /// Writes a row; afterwards `row` holds what the map holds.
-pub(crate) fn save(bytes: &mut [u8], store: Store, y: usize, row: &mut [f32]) -> Result<(), Error> {
+pub(crate) fn save<O: Ops>(
+    ops: &O,
+    bytes: &mut [u8],
+    store: Store,
+    y: usize,
+    row: &mut [f32],
+) -> Result<(), Error> {
     let n = row.len();
     match store {
         Store::F32 => {
@@ -145,10 +148,7 @@ pub(crate) fn save(bytes: &mut [u8], store: Store, y: usize, row: &mut [f32]) ->
             }
         }
         Store::F16 | Store::I8 => {
-            for (o, v) in part_mut(nums::<f16>(bytes)?, y * n, n).iter_mut().zip(row) {
-                *o = f16::from_f32(*v);
-                *v = o.to_f32();
-            }
+            ops.narrow_f16(row, part_mut(nums::<f16>(bytes)?, y * n, n));
         }
     }
     Ok(())
@@ -170,7 +170,8 @@ pub(crate) fn normed_range(s: &Stats<'_>, set: usize, c: usize, act: bool) -> f3
 }
 
 /// Turns sums into the norm's gain and shift: the second pass, about the mean.
-pub(crate) fn norm(
+pub(crate) fn norm<O: Ops>(
+    ops: &O,
     s: &mut Stats<'_>,
     set: usize,
     map: Map<'_>,
@@ -189,7 +190,7 @@ pub(crate) fn norm(
     s.row_mut(stat::GAIN, c).fill(0.0);
     let row = part_mut(row, 0, map.w * c);
     for y in 0..h {
-        map.load(y, row);
+        map.load(ops, y, row);
         s.row_mut(stat::TEMP, c).fill(0.0);
         let n = s.c_max;
         let (low, temp) = s.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();

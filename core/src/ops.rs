@@ -81,6 +81,16 @@ pub trait Ops {
         scalar::norm_act(x, gain, shift, silu);
     }
 
+    /// `out = x`, exact.
+    fn widen_f16(&self, x: &[f16], out: &mut [f32]) {
+        scalar::widen_f16(x, out);
+    }
+
+    /// `out = x` rounded to half floats (nearest, ties to even); `x` becomes what `out` holds.
+    fn narrow_f16(&self, x: &mut [f32], out: &mut [f16]) {
+        scalar::narrow_f16(x, out);
+    }
+
     /// `out = round(x * inverse)`, within ±127.
     fn requantize_i8(&self, x: &[f32], inverse: f32, out: &mut [i8]) {
         scalar::requantize_i8(x, inverse, out);

@@ -203,6 +203,23 @@ pub fn norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool) {
     }
 }
 
+/// See [`crate::ops::Ops::widen_f16`].
+#[inline(always)]
+pub fn widen_f16(x: &[f16], out: &mut [f32]) {
+    for (o, v) in out.iter_mut().zip(x) {
+        *o = v.to_f32();
+    }
+}
+
+/// See [`crate::ops::Ops::narrow_f16`].
+#[inline(always)]
+pub fn narrow_f16(x: &mut [f32], out: &mut [f16]) {
+    for (o, v) in out.iter_mut().zip(x) {
+        *o = f16::from_f32(*v);
+        *v = o.to_f32();
+    }
+}
+
 /// Softmax numerators in place; returns their sum. Empty input sums to 1.
 #[inline(always)]
 pub fn softmax(scores: &mut [f32]) -> f32 {

@@ -24,11 +24,11 @@ use varmint_core::scalar;
 pub enum Isa {
     /// What the target has as its baseline (on aarch64 that includes NEON).
     Baseline,
-    /// AVX2.
+    /// AVX2 with F16C.
     Avx2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// The former with AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// AVX-512 with VNNI.
+    /// The former with VNNI.
     Vnni,
 }
 
@@ -51,7 +51,10 @@ impl Isa {
         match self {
             Self::Baseline => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
+            Self::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Vnni => {
                 Self::Avx512.is_detected() && std::arch::is_x86_feature_detected!("avx512vnni")
@@ -72,11 +75,14 @@ impl Isa {
     const fn is_built_in(self) -> bool {
         match self {
             Self::Baseline => true,
-            Self::Avx2 => cfg!(all(target_arch = "x86_64", target_feature = "avx2")),
+            Self::Avx2 => {
+                cfg!(all(target_arch = "x86_64", target_feature = "avx2", target_feature = "f16c"))
+            }
             Self::Vnni => Self::Avx512.is_built_in() && cfg!(target_feature = "avx512vnni"),
             Self::Avx512 => cfg!(all(
                 target_arch = "x86_64",
                 target_feature = "avx2",
+                target_feature = "f16c",
                 target_feature = "avx512f",
                 target_feature = "avx512bw",
                 target_feature = "avx512dq",
@@ -236,6 +242,26 @@ impl Ops for Cpu {
 
     fn norm_act(&self, x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool) {
         dispatch!(self, norm_act(x, gain, shift, silu))
+    }
+
+    fn widen_f16(&self, x: &[f16], out: &mut [f32]) {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `dispatch`; every instruction set but the baseline includes F16C.
+            Isa::Avx2 | Isa::Avx512 | Isa::Vnni => unsafe { arch::x86_64::half::widen_f16(x, out) },
+            _ => scalar::widen_f16(x, out),
+        }
+    }
+
+    fn narrow_f16(&self, x: &mut [f32], out: &mut [f16]) {
+        match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `dispatch`; every instruction set but the baseline includes F16C.
+            Isa::Avx2 | Isa::Avx512 | Isa::Vnni => unsafe {
+                arch::x86_64::half::narrow_f16(x, out)
+            },
+            _ => scalar::narrow_f16(x, out),
+        }
     }
 
     fn requantize_i8(&self, x: &[f32], inverse: f32, out: &mut [i8]) {

@@ -219,6 +219,16 @@ fn rows_equal_the_reference() {
                 out.iter().map(|&v| v as u32).chain([s.to_bits()]).collect()
             });
             both(&|o| {
+                // Down to half floats' denormals, and up to their infinity.
+                let mut v: Vec<f32> =
+                    (0..n).map(|i| x[i] * f32::powi(2.0, i as i32 % 40 - 26)).collect();
+                let mut half = vec![f16::ONE; n + 1];
+                let mut wide = vec![SENTINEL; n + 1];
+                o.narrow_f16(&mut v, &mut half[..n]);
+                o.widen_f16(&half, &mut wide[..n]);
+                half.iter().map(|h| h.to_bits() as u32).chain(bits(&v)).chain(bits(&wide)).collect()
+            });
+            both(&|o| {
                 let mut v = x.clone();
                 o.gelu(&mut v);
                 o.add_gated(&mut v, &gain, &y);
