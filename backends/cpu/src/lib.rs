@@ -1,7 +1,8 @@
 //! varmint-cpu: the kernels of `varmint_core::Ops` for the CPU at hand.
 //!
-//! The integer products are written by hand for AVX2 and AVX-512 VNNI (`arch/`); everything else is the
-//! scalar reference, compiled for the instruction set: same operations, same order, same bits.
+//! Integer products, int8 attention and half floats are written by hand for AVX2 and AVX-512 VNNI
+//! (`arch/`); everything else is the scalar reference, compiled for the instruction set: same
+//! operations, same order, same bits.
 //!
 //! How a [`Cpu`] comes to be says who vouches for the instructions:
 //! [`Cpu::detect`] asks the processor (feature `std`), [`Cpu::build`] takes what the compiler was
