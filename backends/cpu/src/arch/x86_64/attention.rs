@@ -97,7 +97,7 @@ unsafe fn dots(k: &[i8], width: usize, h: usize, query: &[i8], scores: &mut [f32
         *q = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(c.as_ptr().cast()) });
     }
     let (q, head) = (&q[..dim / 16], h * dim);
-    // SAFETY (of the calls below): j is below the number of keys, so the head lies inside the row.
+    // Called with j below the number of keys only.
     let sums = |j: usize| {
         let mut acc = _mm256_setzero_si256();
         for (c, &q) in q.iter().enumerate() {
