@@ -1,54 +1,48 @@
-//! One module per instruction set: hand-written integer products, and the rest of the reference compiled
-//! for it.
+//! One module per architecture, one type per instruction set: an implementation of `Ops` that writes by
+//! hand what pays, and compiles the reference for the rest.
 
 #[cfg(target_arch = "x86_64")]
 mod product;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod x86_64;
+mod x86_64;
 
-#[cfg(target_arch = "x86_64")]
-use product::Product;
+use varmint_core::{Ops, Scalar};
 
-/// The scalar reference, inlined into functions that are compiled for the given features. `fma` is
-/// deliberately not among them: Rust never fuses on its own, and the bits must not depend on it.
+use crate::Isa;
+
+/// The kernels of an instruction set; the reference for another architecture's.
+///
+/// They are handed out to a [`crate::Cpu`] only, which vouches for the instructions.
+pub(crate) const fn kernels(isa: Isa) -> &'static (dyn Ops + Sync) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => &x86_64::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => &x86_64::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Vnni => &x86_64::Vnni,
+        _ => &Scalar,
+    }
+}
+
+/// Methods of `Ops` that are the scalar reference, inlined into functions compiled for the given
+/// features. `fma` is deliberately not among them: Rust never fuses on its own, and the bits must not
+/// depend on it.
 #[cfg(target_arch = "x86_64")]
 macro_rules! compiled_for {
-    ($features:literal) => {
-        use half::f16;
-        use varmint_core::ops::{Heads, Kv, Scratch, Taps};
-        use varmint_core::scalar;
-
-        compiled_for!(@each $features
-            layer_norm(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]);
-            quantize_i8(x: &[f32], out: &mut [i8]) -> f32;
-            quantize_i12(x: &[f32], out: &mut [i16]) -> f32;
-            gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]);
-            gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]);
-            gelu(x: &mut [f32]);
-            add_gated(x: &mut [f32], gain: &[f32], y: &[f32]);
-            attend(heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2], scratch: &mut Scratch<'_>, out: &mut [f32]);
-            norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool);
-            requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]);
-            requantize_i12(x: &[f32], inverse: f32, out: &mut [i16]);
-        );
-    };
-    (@each $features:literal $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
-        /// As the function of `scalar`.
+    (@call $features:literal: $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {{
         #[target_feature(enable = $features)]
-        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
-            scalar::$name($($arg),*)
+        fn compiled($($arg: $ty),*) $(-> $ret)? {
+            varmint_core::scalar::$name($($arg),*)
+        }
+        // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
+        unsafe { compiled($($arg),*) }
+    }};
+    ($features:literal: $($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)?;)*) => {$(
+        fn $name(&self, $($arg: $ty),*) $(-> $ret)? {
+            compiled_for!(@call $features: $name($($arg: $ty),*) $(-> $ret)?)
         }
     )*};
 }
-
-/// AVX2.
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod avx2 {
-    compiled_for!("avx2");
-}
-
-/// AVX-512.
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod avx512 {
-    compiled_for!("avx512f,avx512bw,avx512dq,avx512vl");
-}
+use compiled_for;

@@ -7,7 +7,7 @@ use core::arch::x86_64::*;
 
 use varmint_core::ops::{Packed, Taps};
 
-use crate::arch::Product;
+use crate::arch::product::Product;
 
 /// Inputs that are widened at once, on the stack (16 KiB): the wider product is the faster one where
 /// several rows share the widening.

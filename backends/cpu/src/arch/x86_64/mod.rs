@@ -1,6 +1,120 @@
 //! x86-64.
 
-pub(crate) mod attention;
-pub(crate) mod avx2;
-pub(crate) mod half;
-pub(crate) mod vnni;
+mod attention;
+mod avx2;
+mod half;
+mod vnni;
+
+use ::half::f16;
+use varmint_core::Ops;
+use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::scalar;
+
+use super::compiled_for;
+
+/// AVX2 with F16C.
+pub(super) struct Avx2;
+
+/// The former with AVX-512 F, BW, DQ and VL.
+pub(super) struct Avx512;
+
+/// The former with VNNI.
+pub(super) struct Vnni;
+
+/// The operations that are the reference, compiled.
+macro_rules! glue {
+    ($features:literal) => {
+        compiled_for!($features:
+            layer_norm(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]);
+            quantize_i8(x: &[f32], out: &mut [i8]) -> f32;
+            quantize_i12(x: &[f32], out: &mut [i16]) -> f32;
+            gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]);
+            gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]);
+            gelu(x: &mut [f32]);
+            add_gated(x: &mut [f32], gain: &[f32], y: &[f32]);
+            norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool);
+            requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]);
+            requantize_i12(x: &[f32], inverse: f32, out: &mut [i16]);
+        );
+    };
+}
+
+/// The operations that are written for AVX2 and serve what comes after it.
+macro_rules! since_avx2 {
+    ($features:literal) => {
+        fn attend(
+            &self,
+            heads: Heads,
+            q: &[f32],
+            kv: [(Kv<'_>, usize); 2],
+            scratch: &mut Scratch<'_>,
+            out: &mut [f32],
+        ) {
+            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
+            if unsafe { attention::attend_i8(heads, q, kv, scratch, out) }.is_none() {
+                compiled_for!(@call $features:
+                    attend(heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2], scratch: &mut Scratch<'_>, out: &mut [f32])
+                );
+            }
+        }
+
+        fn widen_f16(&self, x: &[f16], out: &mut [f32]) {
+            // SAFETY: as above.
+            unsafe { half::widen_f16(x, out) }
+        }
+
+        fn narrow_f16(&self, x: &mut [f32], out: &mut [f16]) {
+            // SAFETY: as above.
+            unsafe { half::narrow_f16(x, out) }
+        }
+    };
+}
+
+/// The integer products of a module; the reference where a slice is shorter than the shapes say.
+macro_rules! products {
+    ($module:ident) => {
+        fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
+            if unsafe { $module::gemm_i8(x, row_scale, w, out) }.is_none() {
+                scalar::gemm_int(x, row_scale, w, out);
+            }
+        }
+
+        fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+            // SAFETY: as above.
+            if unsafe { $module::gemm_i12(x, row_scale, w, out) }.is_none() {
+                scalar::gemm_int(x, row_scale, w, out);
+            }
+        }
+    };
+}
+
+impl Ops for Avx2 {
+    fn name(&self) -> &'static str {
+        "cpu (avx2)"
+    }
+
+    glue!("avx2");
+    since_avx2!("avx2");
+    products!(avx2);
+}
+
+impl Ops for Avx512 {
+    fn name(&self) -> &'static str {
+        "cpu (avx512)"
+    }
+
+    glue!("avx512f,avx512bw,avx512dq,avx512vl");
+    since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
+    products!(avx2);
+}
+
+impl Ops for Vnni {
+    fn name(&self) -> &'static str {
+        "cpu (avx512 vnni)"
+    }
+
+    glue!("avx512f,avx512bw,avx512dq,avx512vl");
+    since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
+    products!(vnni);
+}

@@ -8,7 +8,7 @@ use core::arch::x86_64::*;
 use varmint_core::ops::{Packed, Taps};
 
 use super::avx2::store;
-use crate::arch::Product;
+use crate::arch::product::Product;
 
 /// Rows whose sums are kept at once; a block of inputs that stays in the second cache.
 const BLOCK: usize = 128;
