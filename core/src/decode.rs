@@ -10,7 +10,7 @@ use crate::host::{Host, Job, linear, nums, nums_ref, split};
 use crate::maps::{Map, Stats, norm, normed_range, save, stat};
 use crate::model::{LayerWeights, Linear};
 use crate::num::{rsqrt, up4};
-use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Taps};
+use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Strip, Taps};
 use crate::plan::{Buf, level_maps};
 use crate::scalar::{pixel, row_scale};
 use crate::stage::{Pass, map_size, out_size};
@@ -26,30 +26,29 @@ struct Input<'a> {
     range: f32,
 }
 
-/// Scratch of a convolution: the halo strip, and a row of floats.
+/// Room of a convolution: the halo strip, a row of floats, what the kernel works in.
 struct Room<'a> {
     strip: &'a mut [u8],
     row: &'a mut [f32],
+    scratch: &'a mut [u8],
 }
 
-/// Convolves output rows `y..y + n` into `out`: fills the strip with the input rows that they read
-/// (zeros outside the map) by `put(values, place)`, then hands each output row's taps to `gemm`.
-fn strips<O: Ops, T: bytemuck::Pod + Default>(
+/// Fills the strip with the input rows that output rows `y..y + n` read (`pad` beyond on each side, zeros
+/// outside the map) by `put(values, place)`, `px` values a pixel.
+fn fill<'s, O: Ops, T: bytemuck::Pod + Default>(
     ops: &O,
     input: &Input<'_>,
     (y, n, pad): (usize, usize, usize),
-    room: &mut Room<'_>,
+    (strip, row): (&'s mut [u8], &mut [f32]),
     px: usize,
     put: impl Fn(&[f32], &mut [T]),
-    gemm: impl Fn(Taps<'_, T>, &mut [f32]),
-    out: &mut [f32],
-) -> Result<(), Error> {
+) -> Result<&'s [T], Error> {
     let (c, w) = (input.map.c, input.map.w * input.up);
     let line = (w + 2 * pad) * px;
-    let strip = nums::<T>(room.strip)?;
+    let strip = nums::<T>(strip)?;
     let strip = strip.get_mut(..(n + 2 * pad) * line).ok_or(Error::PlanMismatch)?;
     strip.fill(T::default());
-    let row = room.row.get_mut(..input.map.w * c).ok_or(Error::PlanMismatch)?;
+    let row = row.get_mut(..input.map.w * c).ok_or(Error::PlanMismatch)?;
     for (i, line) in strip.chunks_exact_mut(line).enumerate() {
         let Some(from) = (y + i).checked_sub(pad) else { continue };
         if from >= input.h * input.up {
@@ -68,13 +67,7 @@ fn strips<O: Ops, T: bytemuck::Pod + Default>(
             }
         }
     }
-    let out_line = out.len() / n.max(1);
-    for (r, out) in out.chunks_exact_mut(out_line.max(1)).take(n).enumerate() {
-        let data = strip.get(r * line..).unwrap_or(&[]);
-        let segs = 2 * pad + 1;
-        gemm(Taps { data, rows: w, stride: px, segs, seg_len: segs * px, seg_stride: line }, out);
-    }
-    Ok(())
+    Ok(strip)
 }
 
 /// Output rows `y..y + n` of a convolution (3x3 with zero padding, or 1x1): `out` is `[n, W, cout]`.
@@ -86,8 +79,10 @@ fn conv<O: Ops>(
     room: &mut Room<'_>,
     out: &mut [f32],
 ) -> Result<(), Error> {
-    let c = input.map.c;
-    let at = (y, n, if lin.w.taps == 9 { 1 } else { 0 });
+    let (c, width) = (input.map.c, input.map.w * input.up);
+    let wide = lin.w.taps == 9;
+    let at = (y, n, if wide { 1 } else { 0 });
+    let to = (&mut *room.strip, &mut *room.row);
     let bias = lin.bias;
     let keep = |x: &[f32], o: &mut [f32]| {
         for (o, &v) in o.iter_mut().zip(x) {
@@ -96,24 +91,57 @@ fn conv<O: Ops>(
     };
     match lin.w.data {
         Data::F32(w) => {
-            strips(ops, input, at, room, c, keep, |t, out| ops.gemm_f32(t, w, bias, out), out)
+            let data = fill(ops, input, at, to, c, keep)?;
+            floats(data, (n, width, c), wide, out, |x, out| ops.gemm_f32(x, w, bias, out));
         }
         Data::F16(w) => {
-            strips(ops, input, at, room, c, keep, |t, out| ops.gemm_f16(t, w, bias, out), out)
+            let data = fill(ops, input, at, to, c, keep)?;
+            floats(data, (n, width, c), wide, out, |x, out| ops.gemm_f16(x, w, bias, out));
         }
         Data::I8 { w, scale, wide: false } => {
             let (s, inverse) = row_scale(input.range, 127.0);
             let put = |x: &[f32], q: &mut [i8]| ops.requantize_i8(x, inverse, q);
+            let data = fill(ops, input, at, to, up4(c), put)?;
             let w = Packed { w, scale, bias };
-            strips(ops, input, at, room, up4(c), put, |t, out| ops.gemm_i8(t, &[s], w, out), out)
+            if wide {
+                let x = Strip { data, rows: n, width, channels: up4(c) };
+                ops.conv_i8(x, s, w, nums(room.scratch)?, out);
+            } else {
+                ops.gemm_i8(Taps::matrix(data, n * width, up4(c)), &[s], w, out);
+            }
         }
         Data::I8 { w, scale, wide: true } => {
             let (s, inverse) = row_scale(input.range, 2047.0);
             let put = |x: &[f32], q: &mut [i16]| ops.requantize_i12(x, inverse, q);
+            let data = fill(ops, input, at, to, up4(c), put)?;
             let w = Packed { w, scale, bias };
-            strips(ops, input, at, room, up4(c), put, |t, out| ops.gemm_i12(t, &[s], w, out), out)
+            if wide {
+                let x = Strip { data, rows: n, width, channels: up4(c) };
+                ops.conv_i12(x, s, w, nums(room.scratch)?, out);
+            } else {
+                ops.gemm_i12(Taps::matrix(data, n * width, up4(c)), &[s], w, out);
+            }
         }
-        Data::I8Rows(..) => Err(Error::PlanMismatch),
+        Data::I8Rows(..) => return Err(Error::PlanMismatch),
+    }
+    Ok(())
+}
+
+/// A float convolution, row by row: 3x3 of a strip with its halo, or 1x1.
+fn floats(
+    data: &[f32],
+    (rows, width, channels): (usize, usize, usize),
+    halo: bool,
+    out: &mut [f32],
+    gemm: impl Fn(Taps<'_, f32>, &mut [f32]),
+) {
+    if !halo {
+        return gemm(Taps::matrix(data, rows * width, channels), out);
+    }
+    let x = Strip { data, rows, width, channels };
+    let line = out.len() / rows.max(1);
+    for (r, out) in out.chunks_exact_mut(line.max(1)).take(rows).enumerate() {
+        gemm(x.taps(r), out);
     }
 }
 
@@ -122,6 +150,8 @@ fn conv<O: Ops>(
 struct Place {
     input: Buf,
     output: Buf,
+    /// Room for the kernels.
+    spare: Buf,
     level: usize,
     /// Size of the input map.
     h: usize,
@@ -138,7 +168,7 @@ impl Place {
         let (input, output) = level_maps(shape, tier, at);
         let (h, w) = map_size(shape, tier, level);
         let (out_h, out_w) = out_size(shape, tier, layer, level);
-        Self { input, output, level, h, w, out_h, out_w, store: tier.maps }
+        Self { input, output, spare: Buf::Spare(at), level, h, w, out_h, out_w, store: tier.maps }
     }
 
     /// Rows of a strip that begins at `y`.
@@ -249,8 +279,9 @@ impl<O: Ops> Host<'_, O> {
         up: usize,
         y: usize,
     ) -> Result<(), Error> {
-        let [stats, out_rows, strip, input, output] =
-            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, p.output])?;
+        let [stats, out_rows, strip, scratch, input, output] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, p.output])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
             let range = s.range(stat::MAP, c);
@@ -261,7 +292,7 @@ impl<O: Ops> Host<'_, O> {
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.out_w * cout)?;
         let map = p.map(input, c);
         let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in out.chunks_exact_mut(p.out_w * cout).enumerate() {
             save(&self.ops, output, p.store, y + i, row)?;
             s.add(stat::MAP, row, cout);
@@ -279,8 +310,9 @@ impl<O: Ops> Host<'_, O> {
         y: usize,
     ) -> Result<(), Error> {
         let hidden = Buf::Hidden(p.level);
-        let [stats, out_rows, strip, input, hidden] =
-            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, hidden])?;
+        let [stats, out_rows, strip, scratch, input, hidden] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, hidden])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
             s.reset(stat::HIDDEN);
@@ -290,7 +322,7 @@ impl<O: Ops> Host<'_, O> {
         let map = p.map(input, c);
         let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
         let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
             save(&self.ops, hidden, p.store, y + i, row)?;
             s.add(stat::HIDDEN, row, cout);
@@ -308,15 +340,17 @@ impl<O: Ops> Host<'_, O> {
         (cin, cout): (usize, usize),
         y: usize,
     ) -> Result<(), Error> {
-        let common = [Buf::Stats, Buf::OutRows, Buf::Strip, Buf::Hidden(p.level), p.output];
+        let common =
+            [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, Buf::Hidden(p.level), p.output];
         let mut foreign: &[u8] = &[];
-        let [stats, out_rows, strip, hidden, output] = if p.input == p.output {
+        let [stats, out_rows, strip, scratch, hidden, output] = if p.input == p.output {
             self.arena.take(job.plan, common)?
         } else {
-            let [a, b, c, d, e] = common;
-            let [a, b, c, d, e, input] = self.arena.take(job.plan, [a, b, c, d, e, p.input])?;
+            let [a, b, c, d, e, f] = common;
+            let [a, b, c, d, e, f, input] =
+                self.arena.take(job.plan, [a, b, c, d, e, f, p.input])?;
             foreign = input;
-            [a, b, c, d, e]
+            [a, b, c, d, e, f]
         };
         let mut s = Stats::new(stats)?;
         if y == 0 {
@@ -328,7 +362,14 @@ impl<O: Ops> Host<'_, O> {
             let norm = Some((s.row(stat::GAIN, cout), s.row(stat::SHIFT, cout), true));
             let input =
                 Input { map: p.map(hidden, cout), h: p.h, up: 1, norm, range: s.get_range(0) };
-            conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row: &mut *rest }, out)?;
+            conv(
+                &self.ops,
+                &input,
+                lin,
+                (y, n),
+                &mut Room { strip, row: &mut *rest, scratch },
+                out,
+            )?;
         }
         for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
             match shortcut {
@@ -341,7 +382,7 @@ impl<O: Ops> Host<'_, O> {
                     let (base, raw) = split(rest, p.w * cout)?;
                     let (map, range) = (p.map(foreign, cin), s.get_range(1));
                     let input = Input { map, h: p.h, up: 1, norm: None, range };
-                    let mut room = Room { strip, row: raw };
+                    let mut room = Room { strip, row: raw, scratch: &mut [] };
                     conv(&self.ops, &input, lin, (y + i, 1), &mut room, base)?;
                     add(row, base);
                 }
@@ -369,7 +410,7 @@ impl<O: Ops> Host<'_, O> {
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3 * c)?;
         let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), false));
         let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch: &mut [] }, out)?;
         for (i, row) in out.chunks_exact_mut(p.w * 3 * c).enumerate() {
             save(&self.ops, qkv, p.store, y + i, row)?;
         }
@@ -441,7 +482,7 @@ impl<O: Ops> Host<'_, O> {
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3)?;
         let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
         let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row }, out)?;
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch: &mut [] }, out)?;
         for (o, &v) in rgb.iter_mut().zip(out.iter()) {
             *o = pixel(v);
         }

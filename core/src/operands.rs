@@ -42,6 +42,34 @@ impl<'a, T> Taps<'a, T> {
     }
 }
 
+/// Inputs of a 3x3 convolution: rows `[rows + 2][width + 2][channels]` of a map with a halo of one pixel,
+/// zeros where that lies outside of the map.
+#[derive(Clone, Copy, Debug)]
+pub struct Strip<'a, T> {
+    /// The values.
+    pub data: &'a [T],
+    /// Output rows.
+    pub rows: usize,
+    /// Output columns.
+    pub width: usize,
+    /// Channels; a multiple of 4 for integers.
+    pub channels: usize,
+}
+
+impl<'a, T> Strip<'a, T> {
+    /// Values of one row with its halo.
+    pub const fn line(&self) -> usize {
+        (self.width + 2) * self.channels
+    }
+
+    /// What output row `r` reads, as inputs of a matrix product.
+    pub fn taps(&self, r: usize) -> Taps<'a, T> {
+        let (line, stride) = (self.line(), self.channels);
+        let data = self.data.get(r * line..).unwrap_or(&[]);
+        Taps { data, rows: self.width, stride, segs: 3, seg_len: 3 * stride, seg_stride: line }
+    }
+}
+
 /// Packed int8 weights of a matrix product; see [`crate::tensor::Data::I8`].
 #[derive(Clone, Copy, Debug)]
 pub struct Packed<'a> {

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-pub use crate::operands::{Heads, Kv, Packed, Scratch, Taps};
+pub use crate::operands::{Heads, Kv, Packed, Scratch, Strip, Taps};
 use crate::scalar;
 
 /// The operations of a backend over the caller's memory.
@@ -41,6 +41,40 @@ pub trait Ops {
     /// As `gemm_i8` for 12-bit inputs stored as i16.
     fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
         scalar::gemm_int(x, row_scale, w, out);
+    }
+
+    /// 3x3 convolution `[rows, width, N]`: per pixel as `gemm_i8`, K being `(dy, dx, channel)`.
+    ///
+    /// `scratch` is for whatever makes it faster (a Winograd transform); none of it changes the bits.
+    fn conv_i8(
+        &self,
+        x: Strip<'_, i8>,
+        scale: f32,
+        w: Packed<'_>,
+        scratch: &mut [i32],
+        out: &mut [f32],
+    ) {
+        let _ = scratch;
+        let line = (x.width * w.bias.len()).max(1);
+        for (r, out) in out.chunks_exact_mut(line).take(x.rows).enumerate() {
+            self.gemm_i8(x.taps(r), &[scale], w, out);
+        }
+    }
+
+    /// As `conv_i8` for 12-bit inputs stored as i16.
+    fn conv_i12(
+        &self,
+        x: Strip<'_, i16>,
+        scale: f32,
+        w: Packed<'_>,
+        scratch: &mut [i32],
+        out: &mut [f32],
+    ) {
+        let _ = scratch;
+        let line = (x.width * w.bias.len()).max(1);
+        for (r, out) in out.chunks_exact_mut(line).take(x.rows).enumerate() {
+            self.gemm_i12(x.taps(r), &[scale], w, out);
+        }
     }
 
     /// `out[m, n] = sum_k x[m, k] w[n, k] + bias[n]`, w row-major.

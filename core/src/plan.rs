@@ -81,6 +81,8 @@ pub enum Buf {
     Stats,
     /// Halo strip of a decoder convolution: quantized or f32.
     Strip,
+    /// Bytes kept free for the kernels of 3x3 convolutions: [`Tier::conv_scratch`].
+    ConvScratch,
     /// Output rows of a strip f32, and one input row.
     OutRows,
     /// Finished pixels of a strip `[rows, W, 3]` u8.
@@ -95,9 +97,12 @@ pub enum Buf {
     Wide(usize),
     /// Hidden map of a level's residual blocks.
     Hidden(usize),
+    /// The largest stretch of the arena in which nothing lives while a decoder layer runs, `ConvScratch`
+    /// included: the kernels of 3x3 convolutions work in it.
+    Spare(usize),
 }
 
-const FIXED: usize = 24;
+const FIXED: usize = 25;
 const KV0: usize = FIXED;
 const MAP0: usize = KV0 + 2 * MAX_SCALES;
 /// Buffers that a plan can have.
@@ -130,6 +135,7 @@ impl Buf {
             Self::OutRows => 21,
             Self::Rgb => 22,
             Self::MapQkv => 23,
+            Self::ConvScratch | Self::Spare(_) => 24,
             Self::Kv(row, j) => KV0 + (row & 1) * MAX_SCALES + j % MAX_SCALES,
             Self::Map(l) => MAP0 + l % MAX_LEVELS,
             Self::Wide(l) => MAP0 + MAX_LEVELS + l % MAX_LEVELS,
@@ -162,6 +168,7 @@ impl Buf {
         "out rows",
         "rgb",
         "map qkv",
+        "conv scratch",
     ];
 }
 
@@ -188,6 +195,7 @@ pub struct Plan {
     floor: u32,
     total_macs: u64,
     max_step_macs: u64,
+    decoder_tick: u16,
 }
 
 /// Bytes of keys and values of `n` tokens in one block: K, V, scales of K, scales of V, each
@@ -270,6 +278,7 @@ impl Plan {
             floor: 0,
             total_macs: 0,
             max_step_macs: 0,
+            decoder_tick: scale_tick(n_scales) as u16,
         };
         if !plan.place() {
             return Err(Error::PlanTooLarge);
@@ -402,7 +411,43 @@ impl Plan {
 
     /// Where a buffer lies.
     pub const fn buffer(&self, buf: Buf) -> Buffer {
-        self.buffers[buf.index()]
+        match buf {
+            Buf::Spare(layer) => self.spare(layer),
+            _ => self.buffers[buf.index()],
+        }
+    }
+
+    /// The largest gap while decoder layer `layer` runs; the decoder's ticks end the plan.
+    const fn spare(&self, layer: usize) -> Buffer {
+        let tick = self.decoder_tick + layer as u16;
+        let mut best = Buffer { size: 0, offset: 0, first: tick, last: tick };
+        // A gap begins at the arena's start or where a buffer ends.
+        let mut i = 0;
+        while i <= MAX_BUFFERS {
+            let from = if i == MAX_BUFFERS { 0 } else { self.end_at(i, tick) };
+            let (mut to, mut j) = (self.bytes, 0);
+            while j < MAX_BUFFERS {
+                let end = self.end_at(j, tick);
+                if end > from && self.buffers[j].offset < to {
+                    to = if self.buffers[j].offset > from { self.buffers[j].offset } else { from };
+                }
+                j += 1;
+            }
+            if to > from && to - from > best.size {
+                (best.offset, best.size) = (from, to - from);
+            }
+            i += 1;
+        }
+        best
+    }
+
+    /// Where buffer `i` ends if it is live at `tick` and not the room of the kernels; else 0.
+    const fn end_at(&self, i: usize, tick: u16) -> u32 {
+        let b = self.buffers[i];
+        if b.size == 0 || b.first > tick || tick > b.last || i == Buf::ConvScratch.index() {
+            return 0;
+        }
+        b.offset + b.size
     }
 
     /// The buffers in use, with their names.
@@ -581,6 +626,7 @@ const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
         level += 1;
     }
     b.add(Buf::Stats, 4 * STATS * c_max, t0, end);
+    b.add(Buf::ConvScratch, tier.conv_scratch, t0, end);
     let mut at = 0;
     while at < d.n_layers() {
         let tick = t0 + at;

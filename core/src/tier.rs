@@ -1,11 +1,14 @@
 //! A tier: one way to run the model, chosen at run time. A row of the file, never code.
 
-use crate::bytes::{u8_at, u16_at, u64_at};
+use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 use crate::config::{MAX_SCALES, Shape};
 use crate::error::{Error, Fault};
 
 /// Bytes of one tier record.
 pub const TIER_BYTES: usize = 192;
+
+/// Largest [`Tier::conv_scratch`].
+pub const MAX_CONV_SCRATCH: usize = 1 << 26;
 
 /// How a number is stored in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,10 @@ pub struct Tier {
     pub tile: usize,
     /// Rows per call of a decoder layer.
     pub strip: usize,
+    /// Bytes kept free for the kernels of the decoder's 3x3 convolutions, which hold transformed inputs
+    /// and weights there. They use whatever the arena has free anyway, so 0 is common; more is faster,
+    /// the bits are the same.
+    pub conv_scratch: usize,
 }
 
 const fn bad(at: usize) -> Result<Tier, Error> {
@@ -152,6 +159,7 @@ impl Tier {
             decoder: u8_at(b, o + 163) as usize,
             tile: u16_at(b, o + 164) as usize,
             strip: u16_at(b, o + 166) as usize,
+            conv_scratch: u32_at(b, o + 168) as usize,
         };
         let mut i = 0;
         let mut ended = false;
@@ -211,7 +219,13 @@ impl Tier {
         if t.strip == 0 || t.strip > 256 {
             return bad(at + 166);
         }
-        let mut z = 168;
+        if t.conv_scratch > MAX_CONV_SCRATCH {
+            return bad(at + 168);
+        }
+        if u32_at(b, o + 172) != 0 {
+            return bad(at + 172);
+        }
+        let mut z = 176;
         while z < TIER_BYTES {
             if u64_at(b, o + z) != 0 {
                 return bad(at + z);

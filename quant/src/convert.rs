@@ -48,6 +48,8 @@ pub struct Options {
     pub tile: u16,
     /// Rows per call of a decoder layer.
     pub strip: u16,
+    /// Bytes kept free for the kernels of 3x3 convolutions; what the arena has free anyway needs none.
+    pub conv_scratch: u32,
     /// Further tiers, after the first one.
     pub tiers: Vec<MoreTier>,
     /// Release number of the model.
@@ -71,6 +73,7 @@ impl Options {
             guided: None,
             tile: 16,
             strip: 8,
+            conv_scratch: 0,
             tiers: Vec::new(),
             sequence: 0,
             measure: false,
@@ -87,6 +90,8 @@ pub struct MoreTier {
     pub tile: Option<u16>,
     /// Rows per call of a decoder layer.
     pub strip: Option<u16>,
+    /// Bytes kept free for the kernels of 3x3 convolutions.
+    pub conv_scratch: Option<u32>,
     /// Scales that are guided.
     pub guided: Option<u8>,
 }
@@ -94,19 +99,23 @@ pub struct MoreTier {
 impl std::str::FromStr for MoreTier {
     type Err = Error;
 
-    /// `NAME:tile=4,strip=2,guided=4`, each value optional.
+    /// `NAME:tile=4,strip=2,guided=4,scratch=65536`, each value optional.
     fn from_str(text: &str) -> Result<Self, Error> {
         let bad = |why: &str| {
-            Error::Option(format!("tier `{text}`: {why}; wanted is NAME:tile=4,strip=2,guided=4"))
+            Error::Option(format!(
+                "tier `{text}`: {why}; wanted is NAME:tile=4,strip=2,guided=4,scratch=65536"
+            ))
         };
         let (name, values) = text.split_once(':').ok_or_else(|| bad("no values"))?;
         let mut tier = Self { name: name.to_owned(), ..Self::default() };
         for value in values.split(',') {
             let (key, value) = value.split_once('=').ok_or_else(|| bad("not KEY=VALUE"))?;
-            let number = value.parse::<u16>().map_err(|_| bad("not a number"))?;
+            let number = value.parse::<u32>().map_err(|_| bad("not a number"))?;
+            let short = || u16::try_from(number).map_err(|_| bad("the number is too large"));
             match key {
-                "tile" => tier.tile = Some(number),
-                "strip" => tier.strip = Some(number),
+                "tile" => tier.tile = Some(short()?),
+                "strip" => tier.strip = Some(short()?),
+                "scratch" => tier.conv_scratch = Some(number),
                 "guided" => {
                     tier.guided = Some(u8::try_from(number).map_err(|_| bad("too many scales"))?);
                 }
@@ -339,11 +348,13 @@ fn tiers(options: &Options, depth: usize, n_scales: usize, guided: usize) -> Vec
         decoder: 0,
         tile: options.tile,
         strip: options.strip,
+        conv_scratch: options.conv_scratch,
     };
     let more = options.tiers.iter().map(|t| TierRow {
         name: t.name.clone(),
         tile: t.tile.unwrap_or(first.tile),
         strip: t.strip.unwrap_or(first.strip),
+        conv_scratch: t.conv_scratch.unwrap_or(first.conv_scratch),
         guided: t.guided.unwrap_or(first.guided),
         ..first.clone()
     });

@@ -53,6 +53,8 @@ pub struct TierRow {
     pub tile: u16,
     /// Rows per call of a decoder layer.
     pub strip: u16,
+    /// Bytes kept free for the kernels of the decoder's 3x3 convolutions.
+    pub conv_scratch: u32,
 }
 
 /// A model file without its tensors.
@@ -222,7 +224,7 @@ fn tier(t: &TierRow) -> Record {
         r.put(16 + k, &[*trunk]).put(32 + 8 * k, &blocks.to_le_bytes());
     }
     r.put(160, &[t.cache as u8, t.maps as u8, t.guided, t.decoder]);
-    r.u16(164, t.tile).u16(166, t.strip);
+    r.u16(164, t.tile).u16(166, t.strip).u32(168, t.conv_scratch);
     r
 }
 

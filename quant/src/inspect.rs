@@ -91,6 +91,8 @@ pub struct TierInfo {
     pub decoder: usize,
     pub tile: usize,
     pub strip: usize,
+    /// Bytes kept free for the kernels of 3x3 convolutions.
+    pub conv_scratch: usize,
     /// Trunk of each scale.
     pub trunks: Vec<usize>,
     /// Active blocks of each scale.
@@ -249,6 +251,7 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
                 decoder: t.decoder,
                 tile: t.tile,
                 strip: t.strip,
+                conv_scratch: t.conv_scratch,
                 trunks: (0..c.n_scales()).map(|k| t.trunk(k)).collect(),
                 blocks: (0..c.n_scales()).map(|k| t.blocks(k).count_ones()).collect(),
             })

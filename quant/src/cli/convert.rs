@@ -84,6 +84,10 @@ pub(crate) struct Args {
     /// Rows per call of a decoder layer.
     #[arg(long, default_value_t = 8)]
     strip: u16,
+    /// Bytes to keep free for the kernels of 3x3 convolutions, for speed; they use what the arena has free
+    /// anyway.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    conv_scratch: u32,
     /// A further tier: the first one with other values; may be repeated
     /// (example: small:tile=4,strip=2).
     #[arg(long, value_name = "NAME:KEY=N,..")]
@@ -138,6 +142,7 @@ impl Args {
         };
         (options.heads, options.guided) = (self.heads, self.guided);
         (options.tile, options.strip) = (self.tile, self.strip);
+        options.conv_scratch = self.conv_scratch;
         options.tiers = self.tier.clone();
         (options.sequence, options.measure) = (self.sequence, self.report);
         Ok(options)

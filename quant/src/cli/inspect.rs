@@ -83,8 +83,8 @@ fn print(s: &Summary) {
     }
     for t in &s.tiers {
         println!(
-            "  tier      {}: cache {}, maps {}, {} guided scales, decoder {}, tile {}, strip {}",
-            t.name, t.cache, t.maps, t.guided, t.decoder, t.tile, t.strip
+            "  tier      {}: cache {}, maps {}, {} guided scales, decoder {}, tile {}, strip {}, conv scratch {} B",
+            t.name, t.cache, t.maps, t.guided, t.decoder, t.tile, t.strip, t.conv_scratch
         );
         println!("    trunk   {}", row(&|k| t.trunks[k].to_string()));
         println!("    blocks  {}", row(&|k| t.blocks[k].to_string()));
