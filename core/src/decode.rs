@@ -138,11 +138,8 @@ fn floats(
     if !halo {
         return gemm(Taps::matrix(data, rows * width, channels), out);
     }
-    let x = Strip { data, rows, width, channels };
-    let line = out.len() / rows.max(1);
-    for (r, out) in out.chunks_exact_mut(line.max(1)).take(rows).enumerate() {
-        gemm(x.taps(r), out);
-    }
+    let n = out.len() / (rows * width).max(1);
+    Strip { data, rows, width, channels }.each_row(n, out, gemm);
 }
 
 /// What of a layer the passes need to know.

@@ -68,6 +68,14 @@ impl<'a, T> Strip<'a, T> {
         let data = self.data.get(r * line..).unwrap_or(&[]);
         Taps { data, rows: self.width, stride, segs: 3, seg_len: 3 * stride, seg_stride: line }
     }
+
+    /// Hands every output row of `n` channels a pixel to a matrix product.
+    pub fn each_row(self, n: usize, out: &mut [f32], gemm: impl Fn(Taps<'a, T>, &mut [f32])) {
+        let line = (self.width * n).max(1);
+        for (r, out) in out.chunks_exact_mut(line).take(self.rows).enumerate() {
+            gemm(self.taps(r), out);
+        }
+    }
 }
 
 /// Packed int8 weights of a matrix product; see [`crate::tensor::Data::I8`].

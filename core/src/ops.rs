@@ -55,10 +55,7 @@ pub trait Ops {
         out: &mut [f32],
     ) {
         let _ = scratch;
-        let line = (x.width * w.bias.len()).max(1);
-        for (r, out) in out.chunks_exact_mut(line).take(x.rows).enumerate() {
-            self.gemm_i8(x.taps(r), &[scale], w, out);
-        }
+        x.each_row(w.bias.len(), out, |x, out| self.gemm_i8(x, &[scale], w, out));
     }
 
     /// As `conv_i8` for 12-bit inputs stored as i16.
@@ -71,10 +68,7 @@ pub trait Ops {
         out: &mut [f32],
     ) {
         let _ = scratch;
-        let line = (x.width * w.bias.len()).max(1);
-        for (r, out) in out.chunks_exact_mut(line).take(x.rows).enumerate() {
-            self.gemm_i12(x.taps(r), &[scale], w, out);
-        }
+        x.each_row(w.bias.len(), out, |x, out| self.gemm_i12(x, &[scale], w, out));
     }
 
     /// `out[m, n] = sum_k x[m, k] w[n, k] + bias[n]`, w row-major.

@@ -2,7 +2,7 @@
 //! sentinels around the output.
 
 use half::f16;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::ops::{Heads, Kv, Packed, Scratch, Strip, Taps};
 use varmint_core::rng::philox;
 use varmint_core::{Ops, Scalar};
 use varmint_cpu::{Cpu, Isa};
@@ -276,6 +276,120 @@ fn int8_attention_equals_the_reference() {
                 "{:?}, {past} + {now} keys of {dim}",
                 cpu.isa()
             );
+        }
+    }
+}
+
+/// A convolution: output rows, columns, channels in and out. Tiles have sides of 2 and 4, groups of 16.
+const CONVOLUTIONS: [(usize, usize, usize, usize); 9] = [
+    (1, 1, 4, 3),
+    (3, 5, 12, 16),
+    (4, 32, 16, 16), // one row of tiles
+    (8, 17, 16, 32), // tiles beyond the right rim
+    (7, 12, 32, 16), // and beyond the lower one
+    (8, 16, 48, 32),
+    (8, 40, 20, 16), // channels that no transform takes
+    (16, 24, 32, 24),
+    (12, 44, 64, 48),
+];
+
+/// Runs a convolution on `cpu` with `room` integers of scratch, and on the reference; says whether the
+/// scratch was used.
+fn convolution<T: Copy + From<i8> + std::fmt::Debug>(
+    cpu: &Cpu,
+    (rows, width, channels, n): (usize, usize, usize, usize),
+    (x_values, x_limit): (Values, i32),
+    (w_values, w_limit): (Values, i32),
+    room: usize,
+    cast: fn(i32) -> T,
+    run: impl Fn(&dyn Ops, Strip<'_, T>, Packed<'_>, &mut [i32], &mut [f32]),
+    r: &mut Random,
+) -> bool {
+    let len = (rows + 2) * (width + 2) * channels;
+    let data: Vec<T> = x_values.make(x_limit, true, len, r).into_iter().map(cast).collect();
+    let padded = n.next_multiple_of(8);
+    let w = w_values.make(w_limit, false, padded * 9 * channels, r);
+    let w: Vec<i8> = w.into_iter().map(|v| v as i8).collect();
+    let scale: Vec<f32> = (0..padded).map(|_| r.float() * 0.01).collect();
+    let bias: Vec<f32> = (0..n).map(|_| r.float()).collect();
+    let strip = Strip { data: &data, rows, width, channels };
+    let w = Packed { w: &w, scale: &scale, bias: &bias };
+    let result = |ops: &dyn Ops, scratch: &mut [i32]| {
+        let mut out = vec![SENTINEL; 16 + rows * width * n + 16];
+        run(ops, strip, w, scratch, &mut out[16..16 + rows * width * n]);
+        out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    let mut scratch = vec![0x5A5A_5A5A; 16 + room + 16];
+    let got = result(cpu, &mut scratch[16..16 + room]);
+    let want = result(&Scalar, &mut []);
+    let at = want.iter().zip(&got).position(|(a, b)| a != b);
+    let name = cpu.isa();
+    assert_eq!(
+        at, None,
+        "{name:?}: {rows} x {width}, {channels} to {n}, {x_values:?} {w_values:?}"
+    );
+    assert!(scratch[..16].iter().chain(&scratch[16 + room..]).all(|&v| v == 0x5A5A_5A5A));
+    scratch[16..16 + room].iter().any(|&v| v != 0x5A5A_5A5A)
+}
+
+#[test]
+fn convolutions_equal_the_reference_whatever_the_scratch() {
+    let mut r = Random(6);
+    for cpu in kernels() {
+        let (mut transformed8, mut transformed12) = (0, 0);
+        for shape in CONVOLUTIONS {
+            let c = shape.2;
+            // Everything, a few tiles, nothing.
+            for room in [36 * c * (8 + 70), 36 * (c * 17 + 256), 0] {
+                for values in [Values::Random, Values::Corners, Values::Extreme] {
+                    let (x8, x12, w) = ((values, 127), (values, 2047), (values, 127));
+                    let scale = 0.013;
+                    transformed8 += convolution(
+                        &cpu,
+                        shape,
+                        x8,
+                        w,
+                        room,
+                        |v| v as i8,
+                        |ops, x, w, s, out| ops.conv_i8(x, scale, w, s, out),
+                        &mut r,
+                    ) as usize;
+                    transformed12 += convolution(
+                        &cpu,
+                        shape,
+                        x12,
+                        w,
+                        room,
+                        |v| v as i16,
+                        |ops, x, w, s, out| ops.conv_i12(x, scale, w, s, out),
+                        &mut r,
+                    ) as usize;
+                }
+            }
+        }
+        if cpu.isa() != Isa::Baseline {
+            assert!(transformed8 >= 18 && transformed12 >= 18, "{transformed8}, {transformed12}");
+        }
+    }
+}
+
+#[test]
+fn a_convolution_that_a_transform_cannot_hold_is_done_without() {
+    // 9 * 464 * 64 = 267,264 reaches 2^25 / 127 = 264,208; with 62 it stays below.
+    let mut r = Random(7);
+    for cpu in kernels() {
+        for (limit, expected) in [(64, false), (62, true)] {
+            let used = convolution(
+                &cpu,
+                (4, 32, 464, 16),
+                (Values::Extreme, 127),
+                (Values::Extreme, limit),
+                36 * 464 * 16 + 36 * 256,
+                |v| v as i8,
+                |ops, x, w, s, out| ops.conv_i8(x, 0.5, w, s, out),
+                &mut r,
+            );
+            assert_eq!(used, expected && cpu.isa() != Isa::Baseline, "{:?}, {limit}", cpu.isa());
         }
     }
 }

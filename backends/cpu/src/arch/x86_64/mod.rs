@@ -4,10 +4,11 @@ mod attention;
 mod avx2;
 mod half;
 mod vnni;
+mod winograd;
 
 use ::half::f16;
 use varmint_core::Ops;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::ops::{Heads, Kv, Packed, Scratch, Strip, Taps};
 use varmint_core::scalar;
 
 use super::compiled_for;
@@ -89,6 +90,39 @@ macro_rules! products {
     };
 }
 
+/// The convolutions: Winograd, or row by row as products.
+macro_rules! convolutions {
+    ($i8:ident, $i12:ident) => {
+        fn conv_i8(
+            &self,
+            x: Strip<'_, i8>,
+            scale: f32,
+            w: Packed<'_>,
+            scratch: &mut [i32],
+            out: &mut [f32],
+        ) {
+            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
+            if unsafe { winograd::$i8(x, scale, w, scratch, out) }.is_none() {
+                x.each_row(w.bias.len(), out, |x, out| self.gemm_i8(x, &[scale], w, out));
+            }
+        }
+
+        fn conv_i12(
+            &self,
+            x: Strip<'_, i16>,
+            scale: f32,
+            w: Packed<'_>,
+            scratch: &mut [i32],
+            out: &mut [f32],
+        ) {
+            // SAFETY: as above.
+            if unsafe { winograd::$i12(x, scale, w, scratch, out) }.is_none() {
+                x.each_row(w.bias.len(), out, |x, out| self.gemm_i12(x, &[scale], w, out));
+            }
+        }
+    };
+}
+
 impl Ops for Avx2 {
     fn name(&self) -> &'static str {
         "cpu (avx2)"
@@ -97,6 +131,7 @@ impl Ops for Avx2 {
     glue!("avx2");
     since_avx2!("avx2");
     products!(avx2);
+    convolutions!(conv_i8, conv_i12);
 }
 
 impl Ops for Avx512 {
@@ -107,6 +142,7 @@ impl Ops for Avx512 {
     glue!("avx512f,avx512bw,avx512dq,avx512vl");
     since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
     products!(avx2);
+    convolutions!(conv_i8, conv_i12);
 }
 
 impl Ops for Vnni {
@@ -117,4 +153,5 @@ impl Ops for Vnni {
     glue!("avx512f,avx512bw,avx512dq,avx512vl");
     since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
     products!(vnni);
+    convolutions!(conv_i8_vnni, conv_i12_vnni);
 }
