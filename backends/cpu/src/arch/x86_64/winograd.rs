@@ -99,6 +99,10 @@ pub(super) fn conv_i8_vnni(
     scratch: &mut [i32],
     out: &mut [f32],
 ) -> Option<()> {
+    // `vpdpbusd` multiplies twice as many as `vpdpwssd`: what is saved must pay for the transforms too.
+    if x.channels < 128 || w.bias.len() < 128 {
+        return None;
+    }
     conv::<i8, 6>(x, scale, w, scratch, out, gemm_vnni)
 }
 
@@ -431,6 +435,20 @@ fn store_tile<const A: usize>(
     }
 }
 
+/// `acc += w . a`, pairs of i16, a pair of `a` at an address for all lanes. Not the intrinsic: compilers
+/// take that apart into a product and a sum, which is slower.
+macro_rules! dpwssd {
+    ($acc:ident, $w:ident, $address:literal, $($operand:tt)*) => {
+        core::arch::asm!(
+            concat!("vpdpwssd {acc}, {w}, dword ptr ", $address, "{{1to16}}"),
+            acc = inout(zmm_reg) *$acc,
+            w = in(zmm_reg) $w,
+            $($operand)*,
+            options(pure, readonly, nostack, preserves_flags)
+        )
+    };
+}
+
 /// Fixed-size sides of [`Gemm`]: MR tiles.
 macro_rules! tiles {
     ($kernel:ident, $v:ident, $channels:ident, $u:ident, $out:ident, [$($mr:literal)*]) => {
@@ -510,13 +528,22 @@ unsafe fn tile_vnni<const MR: usize>(
     out: *mut i32,
 ) {
     let mut acc = [_mm512_setzero_si512(); MR];
+    // Rows in fours, so that one address and two distances reach each of them.
+    let (step, step3) = (2 * stride, 6 * stride);
     for pair in 0..pairs {
         // SAFETY: as in `tile_avx2`.
         unsafe {
             let w = _mm512_loadu_si512(u.add(32 * pair).cast());
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let a = v.add(i * stride + 2 * pair).cast::<i32>().read_unaligned();
-                *acc = _mm512_dpwssd_epi32(*acc, w, _mm512_set1_epi32(a));
+            for (four, acc) in acc.chunks_mut(4).enumerate() {
+                let a = v.add(4 * four * stride + 2 * pair);
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    match i {
+                        0 => dpwssd!(acc, w, "[{a}]", a = in(reg) a),
+                        1 => dpwssd!(acc, w, "[{a} + {s}]", a = in(reg) a, s = in(reg) step),
+                        2 => dpwssd!(acc, w, "[{a} + 2 * {s}]", a = in(reg) a, s = in(reg) step),
+                        _ => dpwssd!(acc, w, "[{a} + {s}]", a = in(reg) a, s = in(reg) step3),
+                    }
+                }
             }
         }
     }
