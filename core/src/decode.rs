@@ -113,7 +113,8 @@ fn conv<O: Ops>(
             let w = Packed { w, scale, bias };
             strips(ops, input, at, room, up4(c), put, |t, out| ops.gemm_i12(t, &[s], w, out), out)
         }
-        Data::I8Rows(..) => Err(Error::PlanMismatch),
+        // Refused when the file was read.
+        Data::I8Rows(..) | Data::I4 { .. } => Err(Error::PlanMismatch),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-pub use crate::operands::{Heads, Kv, Packed, Scratch, Taps};
+pub use crate::operands::{Heads, Kv, Packed, Packed4, Scratch, Taps};
 use crate::scalar;
 
 /// The operations of a backend over the caller's memory.
@@ -41,6 +41,13 @@ pub trait Ops {
     /// As `gemm_i8` for 12-bit inputs stored as i16.
     fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
         scalar::gemm_int(x, row_scale, w, out);
+    }
+
+    /// `out[m, n] = (sum_g group[n, g] sum_k x[m, k] w[n, k]) * (row_scale[m] * scale[n]) + bias[n]`
+    /// with k over the 32 inputs of group g; runs of `x` are multiples of 32. One row scale serves
+    /// all rows.
+    fn gemm_i4(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]) {
+        scalar::gemm_i4(x, row_scale, w, out);
     }
 
     /// `out[m, n] = sum_k x[m, k] w[n, k] + bias[n]`, w row-major.

@@ -19,7 +19,7 @@ use core::fmt;
 
 use half::f16;
 use varmint_core::Ops;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::ops::{Heads, Kv, Packed, Packed4, Scratch, Taps};
 
 pub use isa::Isa;
 
@@ -91,6 +91,7 @@ forward! {
     quantize_i12(x: &[f32], out: &mut [i16]) -> f32;
     gemm_i8(x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]);
     gemm_i12(x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]);
+    gemm_i4(x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]);
     gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]);
     gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]);
     gelu(x: &mut [f32]);

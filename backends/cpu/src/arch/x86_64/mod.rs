@@ -3,11 +3,12 @@
 mod attention;
 mod avx2;
 mod half;
+mod int4;
 mod vnni;
 
 use ::half::f16;
 use varmint_core::Ops;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::ops::{Heads, Kv, Packed, Packed4, Scratch, Taps};
 use varmint_core::scalar;
 
 use super::compiled_for;
@@ -84,6 +85,13 @@ macro_rules! products {
             // SAFETY: as above.
             if unsafe { $module::gemm_i12(x, row_scale, w, out) }.is_none() {
                 scalar::gemm_int(x, row_scale, w, out);
+            }
+        }
+
+        fn gemm_i4(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]) {
+            // SAFETY: as above.
+            if unsafe { int4::$module(x, row_scale, w, out) }.is_none() {
+                scalar::gemm_i4(x, row_scale, w, out);
             }
         }
     };
