@@ -15,7 +15,7 @@ pub enum Numbers {
     F16,
     /// int8 weights, activations of 8 or 12 bits.
     Int8,
-    /// As `Int8`, but 4 bits for the weights of the trunk that read 8-bit activations.
+    /// As `Int8`, but 4 bits for most weights of the trunk.
     Int4,
 }
 
@@ -40,8 +40,10 @@ impl Numbers {
     }
 }
 
-/// Weights whose inputs are good with 8 bits; most of a transformer.
-const MANY: [Role; 3] = [Role::QkvWeight, Role::ProjWeight, Role::Fc1Weight];
+/// Weights of 4 bits in `Int4`: nearly all of a transformer. The second feed-forward matrix stays out,
+/// for its inputs have outliers (after GELU); and the head, for it is small.
+const FOUR: [Role; 5] =
+    [Role::QkvWeight, Role::ProjWeight, Role::Fc1Weight, Role::AdaWeight, Role::SharedAdaWeight];
 
 /// How a tensor is stored by default.
 ///
@@ -53,9 +55,9 @@ pub fn dtype(numbers: Numbers, spec: &Spec, edge: bool) -> Dtype {
     match (numbers, spec.class) {
         (Numbers::F32, _) | (_, Class::Vector) => Dtype::F32,
         (Numbers::F16, _) => Dtype::F16,
-        (Numbers::Int4, _) if MANY.contains(&spec.role) && spec.allows(Dtype::I4) => Dtype::I4,
+        (Numbers::Int4, _) if FOUR.contains(&spec.role) && spec.allows(Dtype::I4) => Dtype::I4,
         (Numbers::Int8 | Numbers::Int4, _) => match spec.role {
-            role if MANY.contains(&role) => Dtype::I8,
+            Role::QkvWeight | Role::ProjWeight | Role::Fc1Weight => Dtype::I8,
             // Inputs with outliers (after GELU), or weights read once per image.
             Role::Fc2Weight | Role::HeadWeight => Dtype::I8Wide,
             Role::AdaWeight | Role::SharedAdaWeight | Role::HeadAdaWeight => Dtype::I8Wide,
