@@ -122,7 +122,8 @@ fn conv<O: Ops>(
                 ops.gemm_i12(Taps::matrix(data, n * width, up4(c)), &[s], w, out);
             }
         }
-        Data::I8Rows(..) => return Err(Error::PlanMismatch),
+        // Refused when the file was read.
+        Data::I8Rows(..) | Data::I4 { .. } => return Err(Error::PlanMismatch),
     }
     Ok(())
 }

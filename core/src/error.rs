@@ -38,7 +38,7 @@ pub enum Fault {
     Tensor = 112,
     /// A quantization scale is negative, infinite or not a number.
     Scale = 113,
-    /// An int8 weight is -128, which the format forbids.
+    /// An int8 weight or group scale is -128, which the format forbids.
     Weight = 114,
 }
 
@@ -139,7 +139,7 @@ impl fmt::Display for Fault {
             Self::Text => "a text is not valid UTF-8 or its offsets do not ascend",
             Self::Tensor => "a tensor record disagrees with the configuration",
             Self::Scale => "a quantization scale is negative or not finite",
-            Self::Weight => "an int8 weight is -128, which the format forbids",
+            Self::Weight => "an int8 weight or group scale is -128, which the format forbids",
         })
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::error::Error;
 use crate::model::{Linear, Model};
-use crate::num::up4;
-use crate::ops::{Ops, Packed, Taps};
+use crate::num::{up4, up32};
+use crate::ops::{Ops, Packed, Packed4, Taps};
 use crate::plan::{ARENA_ALIGN, Buf, Plan};
 use crate::request::Request;
 use crate::stage::Stage;
@@ -166,6 +166,16 @@ pub(crate) fn linear<O: Ops>(
                 *s = ops.quantize_i12(x, q);
             }
             ops.gemm_i12(Taps::matrix(q, m, kp), scales, Packed { w, scale, bias: lin.bias }, out);
+        }
+        Data::I4 { w, group, scale } => {
+            let kp = up32(k);
+            let q = nums::<i8>(rows)?.get_mut(..m * kp).ok_or(Error::PlanMismatch)?;
+            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut())
+            {
+                *s = ops.quantize_i8(x, q);
+            }
+            let w = Packed4 { w, group, scale, bias: lin.bias };
+            ops.gemm_i4(Taps::matrix(q, m, kp), scales, w, out);
         }
         Data::I8Rows(..) => return Err(Error::PlanMismatch),
     }

@@ -197,7 +197,9 @@ fn float_gemm<O: Ops>(
         Data::F32(w) => ops.gemm_f32(x, w, bias, out),
         Data::F16(w) => ops.gemm_f16(x, w, bias, out),
         // Refused when the file was read.
-        Data::I8 { .. } | Data::I8Rows(..) => return Err(Error::PlanMismatch),
+        Data::I8 { .. } | Data::I8Rows(..) | Data::I4 { .. } => {
+            return Err(Error::PlanMismatch);
+        }
     }
     Ok(())
 }

@@ -136,6 +136,11 @@ impl<'a> Model<'a> {
             Dtype::I8Rows => Data::I8Rows(cast(body), scale),
             Dtype::I8 => Data::I8 { w: cast(body), scale, wide: false },
             Dtype::I8Wide => Data::I8 { w: cast(body), scale, wide: true },
+            Dtype::I4 => {
+                let (w, group) =
+                    body.split_at_checked(spec.nibble_bytes() as usize).unwrap_or_default();
+                Data::I4 { w, group: cast(group), scale }
+            }
         };
         Matrix { rows: spec.rows, cols: spec.cols, taps: spec.taps, data }
     }
@@ -396,19 +401,13 @@ fn check_tensors(
             return bad(0);
         }
         let Some(dtype) = Dtype::parse(u8_at(records, o + 2)) else { return bad(2) };
-        // Scratch is planned from the widest input that the shapes state. Word embedding and phi read
-        // floats from planned buffers of their own.
+        // Scratch is planned from the widest input that the shapes state.
         let widest = match spec.role {
             Role::ConvWeight => shape.decoder(spec.set).act,
             Role::PhiWeight | Role::WordWeight => 4,
             _ => shape.trunk(spec.set).act,
         };
-        let float_only = matches!(spec.role, Role::PhiWeight | Role::WordWeight);
-        if spec.class == Class::Weight && (dtype.act() > widest || float_only && dtype.act() != 4) {
-            return bad(2);
-        }
-        // 2047 * 127 * 8256 is the last sum of 12-bit products that i32 surely holds.
-        if dtype == Dtype::I8Wide && spec.packed_cols() > 8256 {
+        if spec.class == Class::Weight && dtype.act() > widest {
             return bad(2);
         }
         if u16_at(records, o) != spec.role as u16 {
@@ -459,7 +458,10 @@ fn check_tensors(
                     return Err(Error::file(Fault::Scale, scale_at + 4 * j));
                 }
             }
-            let numbers = slice(file, at, spec.data_bytes(dtype) as usize).unwrap_or(&[]);
+            // Of 4-bit numbers every byte is good; their group scales are as int8 numbers are.
+            let first = if dtype == Dtype::I4 { spec.nibble_bytes() as usize } else { 0 };
+            let at = at + first;
+            let numbers = slice(file, at, spec.data_bytes(dtype) as usize - first).unwrap_or(&[]);
             if let Some(j) = numbers.iter().position(|&b| b == 0x80) {
                 return Err(Error::file(Fault::Weight, at + j));
             }

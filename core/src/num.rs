@@ -146,6 +146,15 @@ pub const fn up4(n: usize) -> usize {
     n.div_ceil(4) * 4
 }
 
+/// `n` rounded up to a multiple of [`GROUP4`]: what the inputs of 4-bit weights are padded to.
+#[inline(always)]
+pub const fn up32(n: usize) -> usize {
+    n.div_ceil(GROUP4) * GROUP4
+}
+
+/// Inputs that share a scale in 4-bit weights.
+pub const GROUP4: usize = 32;
+
 #[cfg(test)]
 mod tests {
     use super::*;

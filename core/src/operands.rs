@@ -89,6 +89,20 @@ pub struct Packed<'a> {
     pub bias: &'a [f32],
 }
 
+/// Packed 4-bit weights of a matrix product; see [`crate::tensor::Data::I4`].
+#[derive(Clone, Copy, Debug)]
+pub struct Packed4<'a> {
+    /// `[N / 8][K / 32][4][32]`: byte `4 c + i` of block j is input `8 j + i` of channel c in its low
+    /// half, input `8 j + 4 + i` in its high half, both plus 8.
+    pub w: &'a [u8],
+    /// Scale per (channel, 32 inputs), `[N / 8][K / 32][8]`, within ±127.
+    pub group: &'a [i8],
+    /// Scale per output channel, padded to 8.
+    pub scale: &'a [f32],
+    /// Bias `[N]`; its length is N.
+    pub bias: &'a [f32],
+}
+
 /// Keys and values that attention reads: `[tokens, C]`, and for int8 a scale per (token, head).
 #[derive(Clone, Copy, Debug)]
 pub enum Kv<'a> {

@@ -5,7 +5,7 @@
 
 use half::f16;
 
-pub use crate::operands::{Heads, Kv, Packed, Scratch, Strip, Taps};
+pub use crate::operands::{Heads, Kv, Packed, Packed4, Scratch, Strip, Taps};
 use crate::scalar;
 
 /// The operations of a backend over the caller's memory.
@@ -69,6 +69,13 @@ pub trait Ops {
     ) {
         let _ = scratch;
         x.each_row(w.bias.len(), out, |x, out| self.gemm_i12(x, &[scale], w, out));
+    }
+
+    /// `out[m, n] = (sum_g group[n, g] sum_k x[m, k] w[n, k]) * (row_scale[m] * scale[n]) + bias[n]`
+    /// with k over the 32 inputs of group g; runs of `x` are multiples of 32. One row scale serves
+    /// all rows.
+    fn gemm_i4(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]) {
+        scalar::gemm_i4(x, row_scale, w, out);
     }
 
     /// `out[m, n] = sum_k x[m, k] w[n, k] + bias[n]`, w row-major.

@@ -25,7 +25,7 @@ use crate::bytes::up;
 use crate::config::{GROUPS, MAX_LEVELS, MAX_SCALES, Shape};
 use crate::error::Error;
 use crate::file::{Container, Kind};
-use crate::num::up4;
+use crate::num::{up4, up32};
 use crate::stage::{HEAD_TILE, Stage, map_size, out_size};
 use crate::tensor::Layer;
 use crate::tier::{Store, Tier};
@@ -570,7 +570,7 @@ const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
     // Keys: input C, output 2C. Attention: input, query, output. Feed-forward: input, hidden.
     let work = max(max(3 * w, w + hidden).saturating_mul(tile), w * head);
     b.add(Buf::Work, product([4, work]), 0, end);
-    let widest = max(up4(w), up4(hidden));
+    let widest = max(up32(w), up32(hidden));
     b.add(Buf::Rows, if t.act == 4 { 16 } else { product([t.act as usize, widest, head]) }, 0, end);
     b.add(Buf::RowScale, 4 * head, 0, end);
     b.add(Buf::Scores, up(4 * c.tokens(), ARENA_ALIGN) + 2 * c.tokens(), 1, end);

@@ -7,9 +7,10 @@ use half::f16;
 
 use crate::bytes::{part, part_mut};
 use crate::num::{
-    abs_max, dot, dot_into, exp, gelu as gelu1, map_sum, round, rsqrt, silu as silu1, sum, tree,
+    GROUP4, abs_max, dot, dot_into, exp, gelu as gelu1, map_sum, round, rsqrt, silu as silu1, sum,
+    tree,
 };
-use crate::operands::{Heads, Kv, Packed, Scratch, Taps};
+use crate::operands::{Heads, Kv, Packed, Packed4, Scratch, Taps};
 
 /// Layer norm without affine, then `* gain + shift`. Two passes: mean, then variance about it.
 #[inline(always)]
@@ -107,6 +108,48 @@ pub fn gemm_int<T: Copy + Into<i32>>(
                     let (x0, x1, x2, x3) = (x0.into(), x1.into(), x2.into(), x3.into());
                     for (a, &[w0, w1, w2, w3]) in acc.iter_mut().zip(w32.as_chunks::<4>().0) {
                         *a += x0 * w0 as i32 + x1 * w1 as i32 + x2 * w2 as i32 + x3 * w3 as i32;
+                    }
+                }
+            }
+            let sx = row_scale.get(m).or(row_scale.first()).copied().unwrap_or(0.0);
+            let places = part_mut(out_row, 8 * g, bias.len());
+            for (((o, a), &sw), &b) in places.iter_mut().zip(acc).zip(scale).zip(bias) {
+                *o = a as f32 * (sx * sw) + b;
+            }
+        }
+    }
+}
+
+/// Product over 4-bit weights; see [`crate::ops::Ops::gemm_i4`].
+#[inline(always)]
+pub fn gemm_i4(x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]) {
+    let (n, k) = (w.bias.len(), x.k());
+    if n == 0 || k == 0 || !x.seg_len.is_multiple_of(GROUP4) {
+        return;
+    }
+    let panels = w.w.chunks_exact(4 * k).zip(w.group.chunks_exact(k / 4));
+    let channels = w.scale.chunks_exact(8).zip(w.bias.chunks(8));
+    for (g, ((panel, groups), (scale, bias))) in panels.zip(channels).enumerate() {
+        for (m, out_row) in out.chunks_exact_mut(n).take(x.rows).enumerate() {
+            let mut acc = [0i32; 8];
+            let runs = panel.chunks_exact(4 * x.seg_len).zip(groups.chunks_exact(x.seg_len / 4));
+            for (s, (run_w, run_g)) in runs.enumerate() {
+                let inputs = x.run(m, s).as_chunks::<GROUP4>().0;
+                let blocks = run_w.as_chunks::<128>().0.iter().zip(run_g.as_chunks::<8>().0);
+                for ((w128, g8), x32) in blocks.zip(inputs) {
+                    let mut sums = [0i32; 8];
+                    for (w32, x8) in w128.as_chunks::<32>().0.iter().zip(x32.as_chunks::<8>().0) {
+                        let (low, high) = x8.split_at(4);
+                        for (sum, w4) in sums.iter_mut().zip(w32.as_chunks::<4>().0) {
+                            for ((&w, &a), &b) in w4.iter().zip(low).zip(high) {
+                                *sum += ((w & 15) as i32 - 8) * a as i32;
+                                *sum += ((w >> 4) as i32 - 8) * b as i32;
+                            }
+                        }
+                    }
+                    for ((a, sum), &g) in acc.iter_mut().zip(sums).zip(g8) {
+                        // Exact within the format's limits; total beyond them.
+                        *a = a.wrapping_add(g as i32 * sum);
                     }
                 }
             }

@@ -12,7 +12,12 @@ use half::f16;
 
 use crate::bytes::{part, up};
 use crate::config::{Config, Decoder, Shape, Trunk};
-use crate::num::up4;
+use crate::num::{GROUP4, up4, up32};
+
+/// Packed inputs per row, at most, of int8 weights with 12-bit inputs: 2047 * 127 * 8256 fits i32.
+pub const MAX_WIDE: usize = 8256;
+/// As `MAX_WIDE`, of 4-bit weights: 127 (scale) * 8 * 127 * 16640 fits i32.
+pub const MAX_I4: usize = 16_640;
 
 /// Bytes of one directory record.
 pub const RECORD_BYTES: usize = 32;
@@ -32,6 +37,9 @@ pub enum Dtype {
     I8 = 3,
     /// As `I8`, the input quantized to 12 bits (stored as i16).
     I8Wide = 4,
+    /// 4 bits, groups of 8 rows, an int8 scale per 32 inputs, one f32 scale per row: dense weights;
+    /// the input is quantized to 8 bits per row.
+    I4 = 5,
 }
 
 impl Dtype {
@@ -39,7 +47,7 @@ impl Dtype {
     pub const fn act(self) -> u32 {
         match self {
             Self::F32 | Self::F16 | Self::I8Rows => 4,
-            Self::I8 => 1,
+            Self::I8 | Self::I4 => 1,
             Self::I8Wide => 2,
         }
     }
@@ -52,6 +60,7 @@ impl Dtype {
             2 => Some(Self::I8Rows),
             3 => Some(Self::I8),
             4 => Some(Self::I8Wide),
+            5 => Some(Self::I4),
             _ => None,
         }
     }
@@ -64,7 +73,7 @@ pub enum Class {
     Vector,
     /// Rows that are looked up: f32, f16 or int8 rows.
     Table,
-    /// A matrix or convolution: f32, f16 or packed int8.
+    /// A matrix or convolution: f32, f16, packed int8, or (dense ones of a trunk) 4 bits.
     Weight,
 }
 
@@ -153,8 +162,23 @@ impl Spec {
         match self.class {
             Class::Vector => matches!(dtype, Dtype::F32),
             Class::Table => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::I8Rows),
-            Class::Weight => matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::I8 | Dtype::I8Wide),
+            Class::Weight => match dtype {
+                Dtype::F32 | Dtype::F16 => true,
+                Dtype::I8Rows => false,
+                Dtype::I8 => !self.float_only(),
+                Dtype::I8Wide => !self.float_only() && self.packed_cols() <= MAX_WIDE,
+                Dtype::I4 => {
+                    let dense = !self.float_only() && !matches!(self.role, Role::ConvWeight);
+                    dense && up32(self.cols) <= MAX_I4
+                }
+            },
         }
+    }
+
+    /// Whether the inputs are floats whatever the storage of others: phi and the word embedding read
+    /// them from buffers of their own.
+    pub const fn float_only(&self) -> bool {
+        matches!(self.role, Role::PhiWeight | Role::WordWeight)
     }
 
     /// Inputs of one row as packed int8: every tap padded to a multiple of 4.
@@ -170,7 +194,18 @@ impl Spec {
             Dtype::F16 => 2 * n,
             Dtype::I8Rows => n,
             Dtype::I8 | Dtype::I8Wide => up(self.rows, 8) as u64 * self.packed_cols() as u64,
+            Dtype::I4 => self.nibble_bytes() + self.group_count(),
         }
+    }
+
+    /// Bytes of 4-bit numbers, a multiple of 128; the group scales follow.
+    pub const fn nibble_bytes(&self) -> u64 {
+        up(self.rows, 8) as u64 * up32(self.cols) as u64 / 2
+    }
+
+    /// Group scales of 4-bit numbers, a byte each.
+    pub const fn group_count(&self) -> u64 {
+        up(self.rows, 8) as u64 * (up32(self.cols) / GROUP4) as u64
     }
 
     /// How many f32 scales go with it (packed rows come in groups of 8).
@@ -178,7 +213,7 @@ impl Spec {
         match dtype {
             Dtype::F32 | Dtype::F16 => 0,
             Dtype::I8Rows => self.rows,
-            Dtype::I8 | Dtype::I8Wide => up(self.rows, 8),
+            Dtype::I8 | Dtype::I8Wide | Dtype::I4 => up(self.rows, 8),
         }
     }
 }
@@ -464,6 +499,15 @@ pub enum Data<'a> {
         /// Whether inputs have 12 bits.
         wide: bool,
     },
+    /// 4 bits; rows padded to 8, columns to 32: `w = scale * group * (nibble - 8)`.
+    I4 {
+        /// `[rows / 8][cols / 32][4][8][4]`: inputs 8 j + i (low half) and 8 j + 4 + i (high half).
+        w: &'a [u8],
+        /// `[rows / 8][cols / 32][8]`, within ±127.
+        group: &'a [i8],
+        /// Scale per row.
+        scale: &'a [f32],
+    },
 }
 
 /// A matrix `rows x (taps * cols)`; see [`Spec`].
@@ -484,6 +528,7 @@ impl<'a> Matrix<'a> {
     pub const fn stored_cols(&self) -> usize {
         match self.data {
             Data::I8 { .. } => self.taps * up4(self.cols),
+            Data::I4 { .. } => up32(self.cols),
             _ => self.taps * self.cols,
         }
     }
@@ -501,6 +546,14 @@ impl<'a> Matrix<'a> {
                     w: part(w, from * k, padded * k),
                     scale: part(scale, from, padded),
                     wide,
+                }
+            }
+            Data::I4 { w, group, scale } => {
+                let (padded, groups) = (up(n, 8), k / GROUP4);
+                Data::I4 {
+                    w: part(w, from * k / 2, padded * k / 2),
+                    group: part(group, from * groups, padded * groups),
+                    scale: part(scale, from, padded),
                 }
             }
         };
@@ -527,7 +580,7 @@ impl<'a> Matrix<'a> {
                     *o += *v as f32 * s;
                 }
             }
-            Data::I8 { .. } => {}
+            Data::I8 { .. } | Data::I4 { .. } => {}
         }
     }
 }

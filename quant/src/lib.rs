@@ -29,6 +29,7 @@ pub mod description;
 pub mod error;
 pub mod golden;
 pub mod inspect;
+mod int4;
 pub mod map;
 pub mod meta;
 pub mod numbers;

@@ -15,6 +15,8 @@ pub enum Numbers {
     F16,
     /// int8 weights, activations of 8 or 12 bits.
     Int8,
+    /// As `Int8`, but 4 bits for most weights of the trunk.
+    Int4,
 }
 
 impl Numbers {
@@ -24,6 +26,7 @@ impl Numbers {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 
@@ -32,10 +35,15 @@ impl Numbers {
         match self {
             Self::F32 => (Store::F32, Store::F32),
             Self::F16 => (Store::F16, Store::F16),
-            Self::Int8 => (Store::I8, Store::F16),
+            Self::Int8 | Self::Int4 => (Store::I8, Store::F16),
         }
     }
 }
+
+/// Weights of 4 bits in `Int4`: nearly all of a transformer. The second feed-forward matrix stays out,
+/// for its inputs have outliers (after GELU); and the head, for it is small.
+const FOUR: [Role; 5] =
+    [Role::QkvWeight, Role::ProjWeight, Role::Fc1Weight, Role::AdaWeight, Role::SharedAdaWeight];
 
 /// How a tensor is stored by default.
 ///
@@ -47,7 +55,8 @@ pub fn dtype(numbers: Numbers, spec: &Spec, edge: bool) -> Dtype {
     match (numbers, spec.class) {
         (Numbers::F32, _) | (_, Class::Vector) => Dtype::F32,
         (Numbers::F16, _) => Dtype::F16,
-        (Numbers::Int8, _) => match spec.role {
+        (Numbers::Int4, _) if FOUR.contains(&spec.role) && spec.allows(Dtype::I4) => Dtype::I4,
+        (Numbers::Int8 | Numbers::Int4, _) => match spec.role {
             Role::QkvWeight | Role::ProjWeight | Role::Fc1Weight => Dtype::I8,
             // Inputs with outliers (after GELU), or weights read once per image.
             Role::Fc2Weight | Role::HeadWeight => Dtype::I8Wide,
@@ -91,7 +100,8 @@ const ROLES: [(&str, Role); 15] = [
     ("conv", Role::ConvWeight),
 ];
 
-const DTYPES: [Dtype; 5] = [Dtype::F32, Dtype::F16, Dtype::I8Rows, Dtype::I8, Dtype::I8Wide];
+const DTYPES: [Dtype; 6] =
+    [Dtype::F32, Dtype::F16, Dtype::I8Rows, Dtype::I8, Dtype::I8Wide, Dtype::I4];
 
 impl Keep {
     /// Reads `f16:head,fc2`; `conv.3` is the convolutions of decoder layer 3 only.
@@ -136,9 +146,7 @@ pub fn choose(numbers: Numbers, keep: &[Keep], spec: &Spec, edge: bool) -> Resul
     let Some(k) = keep.iter().rev().find(applies) else {
         return Ok(dtype(numbers, spec, edge));
     };
-    // Phi and the word embedding read floats from buffers of their own.
-    let float_only = matches!(spec.role, Role::PhiWeight | Role::WordWeight);
-    if spec.allows(k.dtype) && (!float_only || k.dtype.act() == 4) {
+    if spec.allows(k.dtype) {
         return Ok(k.dtype);
     }
     let name = dtype_name(k.dtype);

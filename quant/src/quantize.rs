@@ -1,4 +1,5 @@
-//! Numbers to bytes: f32, f16, int8 rows and packed int8, and back again for the report.
+//! Numbers to bytes: f32, f16, int8 rows and packed int8, and back again for the report. 4 bits are
+//! in `int4`.
 //!
 //! Values come row-major, `[rows][taps][cols]`. int8 is symmetric per row:
 //!
@@ -18,6 +19,7 @@ use half::f16;
 use varmint_core::tensor::{Data, Dtype, Matrix, Spec};
 
 use crate::error::Error;
+use crate::int4;
 
 /// A tensor as it will stand in the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,6 +38,7 @@ pub const fn dtype_name(dtype: Dtype) -> &'static str {
         Dtype::I8Rows => "i8rows",
         Dtype::I8 => "i8",
         Dtype::I8Wide => "i8wide",
+        Dtype::I4 => "i4",
     }
 }
 
@@ -68,6 +71,7 @@ pub fn encode(spec: &Spec, dtype: Dtype, values: &[f32], name: &str) -> Result<E
         }
         Dtype::I8Rows => Ok(rows(spec, values)),
         Dtype::I8 | Dtype::I8Wide => Ok(packed(spec, values)),
+        Dtype::I4 => Ok(int4::encode(spec, values)),
     }
 }
 
@@ -142,6 +146,7 @@ pub fn decode(m: &Matrix<'_>) -> Vec<f32> {
             }
             out
         }
+        Data::I4 { .. } => int4::decode(m),
     }
 }
 
@@ -170,6 +175,10 @@ pub fn view<'a>(spec: &Spec, dtype: Dtype, e: &'a Encoded, buffer: &'a mut Vec<f
             scale: &e.scales,
             wide: matches!(dtype, Dtype::I8Wide),
         },
+        Dtype::I4 => {
+            let (w, group) = e.data.split_at(spec.nibble_bytes() as usize);
+            Data::I4 { w, group: bytemuck::cast_slice(group), scale: &e.scales }
+        }
     };
     Matrix { rows: spec.rows, cols: spec.cols, taps: spec.taps, data }
 }

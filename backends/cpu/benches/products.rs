@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use varmint_core::ops::{Packed, Taps};
+use varmint_core::ops::{Packed, Packed4, Taps};
 use varmint_core::{Ops, Scalar};
 use varmint_cpu::{Cpu, Isa};
 
@@ -30,6 +30,7 @@ struct Case {
     q12: Vec<i16>,
     row_scale: Vec<f32>,
     w: Vec<i8>,
+    w4: Vec<u8>,
     scale: Vec<f32>,
     out: Vec<f32>,
 }
@@ -44,13 +45,14 @@ impl Case {
             q12: vec![0; m * k],
             row_scale: vec![0.0; m],
             w: (0..n * k).map(|i| (noise(i + 7) % 255 - 127) as i8).collect(),
+            w4: (0..n * k / 2).map(|i| noise(i + 9) as u8).collect(),
             scale: vec![0.01; n],
             out: vec![0.0; m * n],
         }
     }
 
     /// Seconds of one product, of as many as take about 30 ms.
-    fn time(&mut self, ops: &dyn Ops, wide: bool) -> f64 {
+    fn time(&mut self, ops: &dyn Ops, bits: (u8, u8)) -> f64 {
         let (m, k, n) = self.shape;
         let start = Instant::now();
         let mut runs = 0;
@@ -58,13 +60,18 @@ impl Case {
             let w = Packed { w: &self.w, scale: &self.scale, bias: &self.scale };
             for (i, (s, x)) in self.row_scale.iter_mut().zip(self.x.chunks(k)).enumerate() {
                 let row = i * k..(i + 1) * k;
-                *s = if wide {
+                *s = if bits.0 == 12 {
                     ops.quantize_i12(x, &mut self.q12[row])
                 } else {
                     ops.quantize_i8(x, &mut self.q8[row])
                 };
             }
-            if wide {
+            if bits.1 == 4 {
+                let w =
+                    Packed4 { w: &self.w4, group: &self.w, scale: &self.scale, bias: &self.scale };
+                let x = Taps::matrix(&self.q8, m, k);
+                ops.gemm_i4(x, &self.row_scale, w, &mut self.out[..m * n]);
+            } else if bits.0 == 12 {
                 ops.gemm_i12(
                     Taps::matrix(&self.q12, m, k),
                     &self.row_scale,
@@ -88,13 +95,14 @@ impl Case {
 
 fn main() {
     let cpus: Vec<Cpu> = Isa::ALL.into_iter().filter_map(Cpu::with).collect();
-    let mut subjects: Vec<(String, &dyn Ops, bool)> =
-        vec![("reference 8x8".into(), &Scalar, false)];
+    let mut subjects: Vec<(String, &dyn Ops, (u8, u8))> =
+        vec![("reference 8x8".into(), &Scalar, (8, 8))];
     for cpu in &cpus {
         // Baseline is the reference; `avx512` has the products of `avx2`.
         if matches!(cpu.isa(), Isa::Avx2 | Isa::Vnni) {
-            subjects.push((format!("{} 8x8", cpu.isa().name()), cpu, false));
-            subjects.push((format!("{} 12x8", cpu.isa().name()), cpu, true));
+            for (a, w) in [(8, 8), (12, 8), (8, 4)] {
+                subjects.push((format!("{} {a}x{w}", cpu.isa().name()), cpu, (a, w)));
+            }
         }
     }
     print!("| GMAC/s (M, K, N) |");
@@ -104,8 +112,8 @@ fn main() {
         let mut case = Case::new(shape);
         let mut seconds = vec![Vec::new(); subjects.len()];
         for _ in 0..ROUNDS {
-            for (s, &(_, ops, wide)) in seconds.iter_mut().zip(&subjects) {
-                s.push(case.time(ops, wide));
+            for (s, &(_, ops, bits)) in seconds.iter_mut().zip(&subjects) {
+                s.push(case.time(ops, bits));
             }
         }
         let (m, k, n) = shape;

@@ -19,7 +19,7 @@ use core::fmt;
 
 use half::f16;
 use varmint_core::Ops;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Strip, Taps};
+use varmint_core::ops::{Heads, Kv, Packed, Packed4, Scratch, Strip, Taps};
 
 pub use isa::Isa;
 
@@ -93,6 +93,7 @@ forward! {
     gemm_i12(x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]);
     conv_i8(x: Strip<'_, i8>, scale: f32, w: Packed<'_>, scratch: &mut [i32], out: &mut [f32]);
     conv_i12(x: Strip<'_, i16>, scale: f32, w: Packed<'_>, scratch: &mut [i32], out: &mut [f32]);
+    gemm_i4(x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]);
     gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]);
     gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]);
     gelu(x: &mut [f32]);

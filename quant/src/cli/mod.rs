@@ -43,6 +43,7 @@ enum Format {
     F32,
     F16,
     Int8,
+    Int4,
 }
 
 impl From<Format> for varmint_quant::Numbers {
@@ -51,6 +52,7 @@ impl From<Format> for varmint_quant::Numbers {
             Format::F32 => Self::F32,
             Format::F16 => Self::F16,
             Format::Int8 => Self::Int8,
+            Format::Int4 => Self::Int4,
         }
     }
 }

@@ -3,12 +3,13 @@
 mod attention;
 mod avx2;
 mod half;
+mod int4;
 mod vnni;
 mod winograd;
 
 use ::half::f16;
 use varmint_core::Ops;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Strip, Taps};
+use varmint_core::ops::{Heads, Kv, Packed, Packed4, Scratch, Strip, Taps};
 use varmint_core::scalar;
 
 use super::compiled_for;
@@ -85,6 +86,13 @@ macro_rules! products {
             // SAFETY: as above.
             if unsafe { $module::gemm_i12(x, row_scale, w, out) }.is_none() {
                 scalar::gemm_int(x, row_scale, w, out);
+            }
+        }
+
+        fn gemm_i4(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]) {
+            // SAFETY: as above.
+            if unsafe { int4::$module(x, row_scale, w, out) }.is_none() {
+                scalar::gemm_i4(x, row_scale, w, out);
             }
         }
     };
