@@ -110,19 +110,24 @@ fn whole_starts(row: &[i8], out: &mut [i32]) {
     }
 }
 
-/// Rows `m..m + MR` and where their starts are.
-struct Rows<'a, const MR: usize> {
+/// Rows `first..first + MR`: `32 * blocks` inputs and `blocks` starts each.
+#[derive(Clone, Copy)]
+struct Rows<const MR: usize> {
     first: usize,
-    a: [&'a [i8]; MR],
-    start: [&'a [i32]; MR],
+    a: [*const i8; MR],
+    start: [*const i32; MR],
 }
 
-impl<'a, const MR: usize> Rows<'a, MR> {
-    /// `start` holds those of rows `block..`.
-    fn new(p: &Product<'a>, m: usize, block: usize, start: &'a [i32]) -> Self {
-        let row = |i: usize| p.row(m + i);
-        let begin = |i: usize| &start[(m + i - block) * p.blocks..][..p.blocks];
-        Self { first: m, a: core::array::from_fn(row), start: core::array::from_fn(begin) }
+impl<const MR: usize> Rows<MR> {
+    /// Rows from `m` on; `start` holds those of rows `block..`.
+    #[inline(always)]
+    fn new(p: &Product<'_>, m: usize, block: usize, start: &[i32]) -> Self {
+        let mut r = Self { first: m, a: [core::ptr::null(); MR], start: [core::ptr::null(); MR] };
+        for i in 0..MR {
+            r.a[i] = p.row(m + i).as_ptr();
+            r.start[i] = start[(m + i - block) * p.blocks..][..p.blocks].as_ptr();
+        }
+        r
     }
 }
 
@@ -177,9 +182,10 @@ unsafe fn twice(scales: *const i8) -> __m256i {
 /// Rows of a tile times the two channel groups from `g` on, unpacked in registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn direct<const MR: usize>(p: &Product<'_>, r: Rows<'_, MR>, g: usize, out: &mut [f32]) -> usize {
+fn direct<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f32]) -> usize {
     let gs = [g, (g + 1).min(p.groups - 1)];
-    let (w, scales) = (gs.map(|g| p.weights(g)), gs.map(|g| p.scales(g)));
+    let w = [p.weights(gs[0]), p.weights(gs[1])];
+    let scales = [p.scales(gs[0]), p.scales(gs[1])];
     let mask = _mm256_set1_epi8(15);
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
     for b in 0..p.blocks {
@@ -187,16 +193,20 @@ fn direct<const MR: usize>(p: &Product<'_>, r: Rows<'_, MR>, g: usize, out: &mut
         // SAFETY: every row has `32 * blocks` inputs and `blocks` starts, every group `128 * blocks`
         // bytes and `8 * blocks` scales, and `b` is below `blocks`.
         unsafe {
-            for (sum, start) in sum.iter_mut().zip(&r.start) {
-                *sum = [_mm256_set1_epi32(*start.get_unchecked(b)); 2];
+            for (sum, start) in sum.iter_mut().zip(r.start) {
+                *sum = [_mm256_set1_epi32(*start.add(b)); 2];
             }
             for j in 0..4 {
-                let both = w.map(|w| _mm256_loadu_si256(w.as_ptr().add(128 * b + 32 * j).cast()));
-                let low = both.map(|v| _mm256_and_si256(v, mask));
-                let high = both.map(|v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask));
+                let mut low = [mask; 2];
+                let mut high = low;
+                for c in 0..2 {
+                    let both = _mm256_loadu_si256(w[c].as_ptr().add(128 * b + 32 * j).cast());
+                    low[c] = _mm256_and_si256(both, mask);
+                    high[c] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
+                }
                 for (step, w) in [(2 * j, low), (2 * j + 1, high)] {
-                    for (sum, a) in sum.iter_mut().zip(&r.a) {
-                        let a = a.as_ptr().add(32 * b + 4 * step).cast::<i32>();
+                    for (sum, a) in sum.iter_mut().zip(r.a) {
+                        let a = a.add(32 * b + 4 * step).cast::<i32>();
                         let a = _mm256_set1_epi32(a.read_unaligned());
                         for (sum, w) in sum.iter_mut().zip(w) {
                             *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, a));
@@ -204,7 +214,8 @@ fn direct<const MR: usize>(p: &Product<'_>, r: Rows<'_, MR>, g: usize, out: &mut
                     }
                 }
             }
-            let scale = scales.map(|s| twice(s.as_ptr().add(8 * b)));
+            let scale =
+                [twice(scales[0].as_ptr().add(8 * b)), twice(scales[1].as_ptr().add(8 * b))];
             for (acc, sum) in acc.iter_mut().zip(sum) {
                 for ((acc, sum), scale) in acc.iter_mut().zip(sum).zip(scale) {
                     *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, scale));
@@ -272,14 +283,16 @@ fn unpack<'r>(
     room: &'r mut [MaybeUninit<Unpacked>],
 ) -> &'r [Unpacked] {
     let gs = [g, (g + 1).min(p.groups - 1)];
-    let (w, scales) = (gs.map(|g| p.weights(g)), gs.map(|g| p.scales(g)));
+    let w = [p.weights(gs[0]), p.weights(gs[1])];
+    let scales = [p.scales(gs[0]), p.scales(gs[1])];
     let mask = _mm256_set1_epi8(15);
     let mut n = 0;
     for (b, to) in (from..p.blocks).zip(room.iter_mut()) {
         // SAFETY: `b` is below `blocks`, and a group has 128 bytes and 8 scales for each.
         unsafe {
-            let mut u =
-                Unpacked { w: [[mask; 2]; 8], scale: scales.map(|s| twice(s.as_ptr().add(8 * b))) };
+            let scale =
+                [twice(scales[0].as_ptr().add(8 * b)), twice(scales[1].as_ptr().add(8 * b))];
+            let mut u = Unpacked { w: [[mask; 2]; 8], scale };
             for (c, w) in w.into_iter().enumerate() {
                 for j in 0..4 {
                     let both = _mm256_loadu_si256(w.as_ptr().add(128 * b + 32 * j).cast());
@@ -299,24 +312,22 @@ fn unpack<'r>(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn tile<const MR: usize>(
-    r: Rows<'_, MR>,
+    r: Rows<MR>,
     from: usize,
     panel: &[Unpacked],
     sums: &mut [[__m256i; 2]],
 ) -> usize {
     let sums = &mut sums[..MR];
-    let a: [&[i8]; MR] = r.a.map(|a| &a[32 * from..][..32 * panel.len()]);
-    let start: [&[i32]; MR] = r.start.map(|s| &s[from..][..panel.len()]);
-    for (b, u) in panel.iter().enumerate() {
+    for (b, u) in (from..).zip(panel) {
         let mut sum = [[_mm256_setzero_si256(); 2]; MR];
         // SAFETY: `b` is below the panel's length, for which inputs and starts were cut above.
         unsafe {
-            for (sum, start) in sum.iter_mut().zip(&start) {
-                *sum = [_mm256_set1_epi32(*start.get_unchecked(b)); 2];
+            for (sum, start) in sum.iter_mut().zip(r.start) {
+                *sum = [_mm256_set1_epi32(*start.add(b)); 2];
             }
             for (step, w) in u.w.iter().enumerate() {
-                for (sum, a) in sum.iter_mut().zip(&a) {
-                    let a = a.as_ptr().add(32 * b + 4 * step).cast::<i32>();
+                for (sum, a) in sum.iter_mut().zip(r.a) {
+                    let a = a.add(32 * b + 4 * step).cast::<i32>();
                     let a = _mm256_set1_epi32(a.read_unaligned());
                     for (sum, &w) in sum.iter_mut().zip(w) {
                         *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, a));
@@ -368,9 +379,10 @@ pub(super) fn vnni(
 /// Rows of a tile times the two channel groups from `g` on, side by side in a register.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn wide<const MR: usize>(p: &Product<'_>, r: Rows<'_, MR>, g: usize, out: &mut [f32]) -> usize {
+fn wide<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f32]) -> usize {
     let gs = [g, (g + 1).min(p.groups - 1)];
-    let (w, scales) = (gs.map(|g| p.weights(g)), gs.map(|g| p.scales(g)));
+    let w = [p.weights(gs[0]), p.weights(gs[1])];
+    let scales = [p.scales(gs[0]), p.scales(gs[1])];
     let mask = _mm512_set1_epi8(15);
     let mut acc = [_mm512_setzero_si512(); MR];
     for b in 0..p.blocks {
@@ -378,24 +390,26 @@ fn wide<const MR: usize>(p: &Product<'_>, r: Rows<'_, MR>, g: usize, out: &mut [
         // SAFETY: every row has `32 * blocks` inputs and `blocks` starts, every group `128 * blocks`
         // bytes and `8 * blocks` scales, and `b` is below `blocks`.
         unsafe {
-            for (sum, start) in sum.iter_mut().zip(&r.start) {
-                *sum = _mm512_set1_epi32(*start.get_unchecked(b));
+            for (sum, start) in sum.iter_mut().zip(r.start) {
+                *sum = _mm512_set1_epi32(*start.add(b));
             }
             for j in 0..4 {
-                let [x, y] = w.map(|w| _mm256_loadu_si256(w.as_ptr().add(128 * b + 32 * j).cast()));
+                let x = _mm256_loadu_si256(w[0].as_ptr().add(128 * b + 32 * j).cast());
+                let y = _mm256_loadu_si256(w[1].as_ptr().add(128 * b + 32 * j).cast());
                 let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(x), y);
                 let low = _mm512_and_si512(both, mask);
                 let high = _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask);
                 for (step, w) in [(2 * j, low), (2 * j + 1, high)] {
-                    for (sum, a) in sum.iter_mut().zip(&r.a) {
-                        let a = a.as_ptr().add(32 * b + 4 * step).cast::<i32>();
+                    for (sum, a) in sum.iter_mut().zip(r.a) {
+                        let a = a.add(32 * b + 4 * step).cast::<i32>();
                         let a = _mm512_set1_epi32(a.read_unaligned());
                         *sum = _mm512_dpbusd_epi32(*sum, w, a);
                     }
                 }
             }
             // A sum fits the low half of its lane; the scale's high half is zero.
-            let [x, y] = scales.map(|s| _mm_loadl_epi64(s.as_ptr().add(8 * b).cast()));
+            let x = _mm_loadl_epi64(scales[0].as_ptr().add(8 * b).cast());
+            let y = _mm_loadl_epi64(scales[1].as_ptr().add(8 * b).cast());
             let scale = _mm256_cvtepi8_epi16(_mm_unpacklo_epi64(x, y));
             let scale = _mm512_cvtepu16_epi32(scale);
             for (acc, sum) in acc.iter_mut().zip(sum) {
