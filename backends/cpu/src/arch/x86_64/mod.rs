@@ -2,6 +2,7 @@
 
 mod attention;
 mod avx2;
+mod float;
 mod half;
 mod int4;
 mod vnni;
@@ -30,8 +31,6 @@ macro_rules! glue {
             layer_norm(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]);
             quantize_i8(x: &[f32], out: &mut [i8]) -> f32;
             quantize_i12(x: &[f32], out: &mut [i16]) -> f32;
-            gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]);
-            gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]);
             gelu(x: &mut [f32]);
             add_gated(x: &mut [f32], gain: &[f32], y: &[f32]);
             norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool);
@@ -98,6 +97,25 @@ macro_rules! products {
     };
 }
 
+/// The float products; the reference where a slice is shorter than the shapes say.
+macro_rules! floats {
+    ($gemm:ident) => {
+        fn gemm_f32(&self, x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]) {
+            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
+            if unsafe { float::$gemm(x, w, bias, out) }.is_none() {
+                scalar::gemm_f32(x, w, bias, out);
+            }
+        }
+
+        fn gemm_f16(&self, x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]) {
+            // SAFETY: as above.
+            if unsafe { float::$gemm(x, w, bias, out) }.is_none() {
+                scalar::gemm_f16(x, w, bias, out);
+            }
+        }
+    };
+}
+
 /// The convolutions: Winograd, or row by row as products.
 macro_rules! convolutions {
     ($i8:ident, $i12:ident) => {
@@ -140,6 +158,7 @@ impl Ops for Avx2 {
     since_avx2!("avx2");
     products!(avx2);
     convolutions!(conv_i8, conv_i12);
+    floats!(gemm_avx2);
 }
 
 impl Ops for Avx512 {
@@ -151,6 +170,7 @@ impl Ops for Avx512 {
     since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
     products!(avx2);
     convolutions!(conv_i8, conv_i12);
+    floats!(gemm_avx512);
 }
 
 impl Ops for Vnni {
@@ -162,4 +182,5 @@ impl Ops for Vnni {
     since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
     products!(vnni);
     convolutions!(conv_i8_vnni, conv_i12_vnni);
+    floats!(gemm_avx512);
 }
