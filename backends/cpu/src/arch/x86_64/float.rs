@@ -146,6 +146,7 @@ pub(super) fn gemm_avx512<W: Weight>(
                 // SAFETY: as above; AVX-512 is this function's own.
                 m += unsafe {
                     match (end - m, step) {
+                        (6.., 4) => tile_avx512::<W, 6, 4>(&p, m, n),
                         (4.., 4) => tile_avx512::<W, 4, 4>(&p, m, n),
                         (2.., 4) => tile_avx512::<W, 2, 4>(&p, m, n),
                         (_, 4) => tile_avx512::<W, 1, 4>(&p, m, n),
