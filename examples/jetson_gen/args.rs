@@ -41,9 +41,13 @@ pub(crate) struct Args {
     /// Tier of the model (default: its first)
     #[arg(long)]
     pub(crate) tier: Option<String>,
-    /// Instruction set: baseline, avx2 or avx512 (default: the best that this processor has)
+    /// Instruction set: baseline, avx2, avx512, vnni, neon or dotprod (default: the best that this
+    /// processor has)
     #[arg(long)]
     pub(crate) backend: Option<String>,
+    /// Threads for large products and convolutions; small models do not gain from more than one
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: u16,
     /// Pictures, with consecutive seeds
     #[arg(long)]
     pub(crate) count: Option<u64>,

@@ -33,7 +33,13 @@ const SHOW: [&str; 8] = [
 ];
 
 fn main() {
-    if let Err(error) = run(&Args::parse()) {
+    let args = Args::parse();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.into()).build();
+    let done = match pool {
+        Ok(pool) => pool.install(|| run(&args)),
+        Err(error) => Err(error).context("cannot start the threads"),
+    };
+    if let Err(error) = done {
         eprintln!("error: {error:#}");
         std::process::exit(1);
     }
@@ -60,7 +66,8 @@ fn run(args: &Args) -> Result<()> {
     };
     let tier = choose_tier(&model, args.tier.as_deref())?;
     let mut engine = Engine::new(&model, &tier)?;
-    engine.set_cpu(choose_cpu(args.backend.as_deref())?);
+    let cpu = choose_cpu(args.backend.as_deref())?;
+    engine.set_cpu(if args.threads > 1 { cpu.parallel() } else { cpu });
     let (cells, columns) = choose_cells(&model, args)?;
 
     // Poison, so that what a run touches can be told from what it was given.
