@@ -12,19 +12,35 @@ pub enum Isa {
     Avx512,
     /// The former with VNNI.
     Vnni,
+    /// NEON, of AArch64.
+    Neon,
+    /// The former with `sdot`.
+    Dotprod,
 }
 
-/// Whether every listed feature of x86-64 is there: asked at run time, or told to the compiler.
-macro_rules! x86_64 {
-    (detected $($feature:tt)*) => {{
-        #[cfg(target_arch = "x86_64")]
-        let found = true $(&& std::arch::is_x86_feature_detected!($feature))*;
-        #[cfg(not(target_arch = "x86_64"))]
+/// Whether every listed feature of an architecture is there: asked at run time, or told to the compiler.
+macro_rules! has {
+    (detected $arch:literal $detected:ident $($feature:tt)*) => {{
+        #[cfg(target_arch = $arch)]
+        let found = true $(&& std::arch::$detected!($feature))*;
+        #[cfg(not(target_arch = $arch))]
         let found = false;
         found
     }};
-    (built $($feature:tt)*) => {
-        cfg!(all(target_arch = "x86_64", $(target_feature = $feature),*))
+    (built $arch:literal $detected:ident $($feature:tt)*) => {
+        cfg!(all(target_arch = $arch, $(target_feature = $feature),*))
+    };
+}
+
+macro_rules! x86_64 {
+    ($how:ident $($feature:tt)*) => {
+        has!($how "x86_64" is_x86_feature_detected $($feature)*)
+    };
+}
+
+macro_rules! aarch64 {
+    ($how:ident $($feature:tt)*) => {
+        has!($how "aarch64" is_aarch64_feature_detected $($feature)*)
     };
 }
 
@@ -40,13 +56,16 @@ macro_rules! features {
             Self::Vnni => x86_64!(
                 $how "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"
             ),
+            Self::Neon => aarch64!($how "neon"),
+            Self::Dotprod => aarch64!($how "neon" "dotprod"),
         }
     };
 }
 
 impl Isa {
-    /// Every instruction set, plainest first.
-    pub const ALL: [Self; 4] = [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni];
+    /// Every instruction set, an architecture's plainest first.
+    pub const ALL: [Self; 6] =
+        [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni, Self::Neon, Self::Dotprod];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -55,6 +74,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Vnni => "vnni",
+            Self::Neon => "neon",
+            Self::Dotprod => "dotprod",
         }
     }
 
