@@ -17,7 +17,7 @@ use crate::host::{Host, Job, linear, nums, nums_ref, split};
 use crate::model::{Ada, Linear};
 use crate::num::silu;
 use crate::ops::{Heads, Kv, Ops, Scratch};
-use crate::plan::{ARENA_ALIGN, Buf, Plan, kv_bytes, row_last_scale};
+use crate::plan::{ARENA_ALIGN, Buf, Plan, attend_rows, kv_bytes, row_last_scale};
 use crate::scalar::{l2_normalize, quantize_head};
 use crate::stage::{HEAD_TILE, Tile};
 use crate::tier::Store;
@@ -321,10 +321,11 @@ impl<O: Ops> Host<'_, O> {
                 }
             }
             let tokens = job.model.shape.config.tokens();
-            let (s, p) = split(scores, up(4 * tokens, ARENA_ALIGN))?;
+            let keys = attend_rows(&job.plan.tier) * tokens;
+            let (s, p) = split(scores, up(4 * keys, ARENA_ALIGN))?;
             let (sums, query) = split(head, 4 * dim)?;
             let query = nums(query.get_mut(..dim).ok_or(Error::PlanMismatch)?)?;
-            let probs = nums(p.get_mut(..2 * tokens).ok_or(Error::PlanMismatch)?)?;
+            let probs = nums(p.get_mut(..2 * keys).ok_or(Error::PlanMismatch)?)?;
             let mut scratch = Scratch { scores: nums(s)?, probs, sums: nums(sums)?, query };
             let past = kv_ref(part(past, from, len), cache.cap, &trunk, store)?;
             let kv = if cache.keep {
@@ -333,9 +334,7 @@ impl<O: Ops> Host<'_, O> {
                 [(past, cache.before), (kv_ref(now, l, &trunk, store)?, l)]
             };
             let heads = Heads { width: w, dim };
-            for (q, o) in q.chunks_exact(w).zip(o.chunks_exact_mut(w)) {
-                self.ops.attend(heads, q, kv, &mut scratch, o);
-            }
+            self.ops.attend(heads, q, kv, &mut scratch, o);
             linear(&self.ops, o, n, &weights.proj, rows, scale, u)?;
             for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
                 self.ops.add_gated(x, part(mods, 0, w), y);

@@ -22,7 +22,9 @@ pub fn exp(x: f32) -> f32 {
     // Written so that NaN falls to the lower end: total on any input.
     let c = if x > -87.3 { x } else { -87.3 };
     let c = if c < 88.3 { c } else { 88.3 };
-    let n = round(c * core::f32::consts::LOG2_E);
+    // The rounded integer is in the low bits of this; the rest of them leaves to the left below.
+    let shifted = c * core::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = (c - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let mut p = 1.987_569_2e-4;
     p = p * r + 1.398_199_9e-3;
@@ -31,7 +33,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5e-1;
     let y = (p * (r * r) + r) + 1.0;
-    let two_n = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    let two_n = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     let y = y * two_n;
     if x > -87.3 { y } else { 0.0 }
 }

@@ -133,12 +133,12 @@ pub enum Kv<'a> {
     },
 }
 
-/// Scratch of attention.
+/// Scratch of attention: for one query row at least, and for more where a kernel is to take more at once.
 #[derive(Debug)]
 pub struct Scratch<'a> {
-    /// `[keys]`.
+    /// `[rows, keys]`.
     pub scores: &'a mut [f32],
-    /// `[keys]`.
+    /// `[rows, keys]`.
     pub probs: &'a mut [i16],
     /// `[hd]`.
     pub sums: &'a mut [i32],

@@ -98,8 +98,10 @@ pub trait Ops {
         scalar::add_gated(x, gain, y);
     }
 
-    /// Attention of one query token, all heads: `o = softmax(q K^T) V` over the first
-    /// `tokens.0` keys of `past`, then the first `tokens.1` of `now`. `q` is already scaled.
+    /// Attention of some query tokens, all heads: `o = softmax(q K^T) V` over the first keys of each
+    /// part of `kv`, as many as it says. `q` is already scaled; `q` and `out` are `[rows, width]`, and a
+    /// last row that is shorter has fewer heads. Rows do not know of each other: how many go together
+    /// is what `scratch` has room for, and no bit depends on it.
     fn attend(
         &self,
         heads: Heads,

@@ -80,8 +80,14 @@ pub fn requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]) {
 /// See [`crate::ops::Ops::requantize_i12`].
 #[inline(always)]
 pub fn requantize_i12(x: &[f32], inverse: f32, out: &mut [i16]) {
+    quantize_levels(x, inverse, 2047.0, out);
+}
+
+/// `out = round(x * inverse)`, within ±`levels`.
+#[inline(always)]
+pub fn quantize_levels(x: &[f32], inverse: f32, levels: f32, out: &mut [i16]) {
     for (o, &v) in out.iter_mut().zip(x) {
-        *o = round_bits(clip(v * inverse, 2047.0)) as i16;
+        *o = round_bits(clip(v * inverse, levels)) as i16;
     }
 }
 
@@ -266,10 +272,18 @@ pub fn narrow_f16(x: &mut [f32], out: &mut [f16]) {
 /// Softmax numerators in place; returns their sum. Empty input sums to 1.
 #[inline(always)]
 pub fn softmax(scores: &mut [f32]) -> f32 {
-    let mut max = f32::MIN;
-    for &s in scores.iter() {
-        max = if s > max { s } else { max };
+    // A maximum is the same in any order.
+    let mut lanes = [f32::MIN; 16];
+    let (chunks, rest) = scores.as_chunks::<16>();
+    for c in chunks {
+        for (lane, &s) in lanes.iter_mut().zip(c) {
+            *lane = if s > *lane { s } else { *lane };
+        }
     }
+    for (lane, &s) in lanes.iter_mut().zip(rest) {
+        *lane = if s > *lane { s } else { *lane };
+    }
+    let max = lanes.iter().fold(f32::MIN, |m, &s| if s > m { s } else { m });
     for s in scores.iter_mut() {
         *s = exp(*s - max);
     }
@@ -294,10 +308,23 @@ pub fn attend(
     scratch: &mut Scratch<'_>,
     out: &mut [f32],
 ) {
-    let Heads { width, dim } = heads;
-    if dim == 0 {
+    if heads.dim == 0 || heads.width == 0 {
         return;
     }
+    for (q, out) in q.chunks(heads.width).zip(out.chunks_mut(heads.width)) {
+        attend_row(heads, q, kv, scratch, out);
+    }
+}
+
+#[inline(always)]
+fn attend_row(
+    heads: Heads,
+    q: &[f32],
+    kv: [(Kv<'_>, usize); 2],
+    scratch: &mut Scratch<'_>,
+    out: &mut [f32],
+) {
+    let Heads { width, dim } = heads;
     let n = kv.iter().map(|(_, n)| n).sum::<usize>();
     let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
     for (h, (q, out)) in heads {
@@ -386,9 +413,7 @@ pub fn value_weights(
     }
     let levels = prob_levels(scores.len()) as f32;
     let (step, inverse) = row_scale(abs_max(scores), levels);
-    for (w, &p) in probs.iter_mut().zip(scores.iter()) {
-        *w = round_bits(clip(p * inverse, levels)) as i16;
-    }
+    quantize_levels(scores, inverse, levels, probs);
     step / total
 }
 

@@ -388,43 +388,102 @@ fn rows_equal_the_reference() {
     }
 }
 
+/// What the numbers of an attention case are.
+#[derive(Clone, Copy, Debug)]
+enum Attention {
+    Random,
+    /// Keys and values at their largest, one sign: the largest sums.
+    Extreme,
+    /// Scores so far apart that most numerators are 0.
+    Steep,
+}
+
+/// Runs attention of `rows` queries with scratch for `room` of them, on `cpu` and on the reference.
+fn attention(
+    cpu: &Cpu,
+    (dim, heads): (usize, usize),
+    (rows, room): (usize, usize),
+    (past, now): (usize, usize),
+    values: Attention,
+    r: &mut Random,
+) {
+    let (width, n) = (heads * dim, past + now);
+    let steep = if matches!(values, Attention::Steep) { 400.0 } else { 1.0 };
+    let mut part = |n: usize| {
+        let mut ints = |n: usize| match values {
+            Attention::Extreme => Values::Extreme.make(127, n % 2 == 1, n, r),
+            _ => Values::Random.make(127, false, n, r),
+        };
+        let (k, v) = (ints(n * width), ints(n * width));
+        let [k, v] = [k, v].map(|x| x.into_iter().map(|v| v as i8).collect::<Vec<_>>());
+        let [ks, vs] = [steep, 1.0].map(|s| {
+            (0..n * heads).map(|_| f16::from_f32(r.float().abs() * 0.1 * s)).collect::<Vec<_>>()
+        });
+        (k, v, ks, vs)
+    };
+    let parts = [part(past), part(now)];
+    let [a, b] = parts.each_ref().map(|(k, v, ks, vs)| Kv::I8 { k, v, ks, vs });
+    let mut q: Vec<f32> = (0..rows * width).map(|_| r.float()).collect();
+    if matches!(values, Attention::Extreme) {
+        q[..dim].fill(1.0);
+        q[(rows - 1) * width..][..dim].fill(0.0);
+    }
+    let result = |ops: &dyn Ops, room: usize| {
+        let mut scores = vec![SENTINEL; room * n + 16];
+        let mut probs = vec![0x5A5A; room * n + 16];
+        let (mut sums, mut query) = (vec![0; dim], vec![0; dim]);
+        let mut scratch = Scratch {
+            scores: &mut scores[..room * n],
+            probs: &mut probs[..room * n],
+            sums: &mut sums,
+            query: &mut query,
+        };
+        let mut out = vec![SENTINEL; 16 + rows * width + 16];
+        let places = &mut out[16..16 + rows * width];
+        ops.attend(Heads { width, dim }, &q, [(a, past), (b, now)], &mut scratch, places);
+        assert!(scores[room * n..].iter().all(|&v| v == SENTINEL));
+        assert!(probs[room * n..].iter().all(|&v| v == 0x5A5A));
+        out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+    };
+    let (want, got) = (result(&Scalar, 1), result(cpu, room));
+    let at = want.iter().zip(&got).position(|(a, b)| a != b);
+    assert_eq!(
+        at.map(|i| (i as isize - 16, f32::from_bits(want[i]), f32::from_bits(got[i]))),
+        None,
+        "{:?}: {rows} rows ({room}), {past} + {now} keys of {heads} x {dim}, {values:?}",
+        cpu.isa()
+    );
+    assert!(got[..16].iter().chain(&got[16 + rows * width..]).all(|&v| v == SENTINEL.to_bits()));
+}
+
 #[test]
 fn int8_attention_equals_the_reference() {
     let mut r = Random(1 << 30);
-    for (cpu, dim) in kernels().into_iter().flat_map(|c| [16, 24, 32, 48, 64, 80].map(|d| (c, d))) {
-        let (width, heads) = (2 * dim, 2);
-        for (past, now) in [(0, 1), (1, 4), (14, 9), (103, 64), (0, 1100)] {
-            let mut ints = |n: usize| (0..n).map(|_| r.int(127) as i8).collect::<Vec<_>>();
-            let (k, v) = (ints(1100 * width), ints(1100 * width));
-            let scales: Vec<f16> =
-                (0..1100 * heads).map(|_| f16::from_f32(r.float().abs() * 0.1)).collect();
-            let q: Vec<f32> = (0..width).map(|_| r.float()).collect();
-            let kv = Kv::I8 { k: &k, v: &v, ks: &scales, vs: &scales };
-            let result = |ops: &dyn Ops| {
-                let (mut scores, mut probs) = (vec![0.0; past + now], vec![0; past + now]);
-                let (mut sums, mut query) = (vec![0; dim], vec![0; dim]);
-                let mut scratch = Scratch {
-                    scores: &mut scores,
-                    probs: &mut probs,
-                    sums: &mut sums,
-                    query: &mut query,
-                };
-                let mut out = vec![SENTINEL; width];
-                ops.attend(
-                    Heads { width, dim },
-                    &q,
-                    [(kv, past), (kv, now)],
-                    &mut scratch,
-                    &mut out,
+    for cpu in kernels() {
+        for dim in [16, 24, 32, 48, 64, 80] {
+            for values in [Attention::Random, Attention::Extreme, Attention::Steep] {
+                for keys in [(0, 1), (1, 0), (1, 4), (14, 9), (16, 16), (103, 64), (424, 256)] {
+                    for rows in [1, 3, 8, 9] {
+                        attention(&cpu, (dim, 2), (rows, 8), keys, values, &mut r);
+                    }
+                }
+                // Every number of rows, in blocks of every size.
+                for (rows, room) in (1..10).flat_map(|n| [1, 2, 3, 5, 8, 9].map(|m| (n, m))) {
+                    attention(&cpu, (dim, 3), (rows, room), (17, 14), values, &mut r);
+                }
+                // Weights of fewer than 14 bits.
+                attention(&cpu, (dim, 1), (5, 4), (3, 1100), values, &mut r);
+            }
+            for keys in 1..70 {
+                attention(
+                    &cpu,
+                    (dim, 2),
+                    (6, 8),
+                    (keys / 3, keys - keys / 3),
+                    Attention::Random,
+                    &mut r,
                 );
-                out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-            };
-            assert_eq!(
-                result(&Scalar),
-                result(&cpu),
-                "{:?}, {past} + {now} keys of {dim}",
-                cpu.isa()
-            );
+            }
         }
     }
 }

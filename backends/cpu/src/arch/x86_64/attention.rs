@@ -1,18 +1,129 @@
-//! Attention over the int8 cache with AVX2: keys and values are widened as they are read, never expanded.
+//! Attention over the int8 cache: a block of query rows at once, so that what it takes to read a key or a
+//! value (widening, transposing, its scale) serves all of them. Keys are turned so that a lane is a key,
+//! which leaves no sums across lanes.
 
 use core::arch::x86_64::*;
 
 use half::f16;
+use varmint_core::num::tree;
 use varmint_core::ops::{Heads, Kv, Scratch};
-use varmint_core::scalar::{quantize_i8, softmax, value_weights};
+use varmint_core::scalar::{prob_levels, quantize_i8, quantize_levels, row_scale};
 
-/// Largest head; its query is held in registers.
-const MAX_DIM: usize = 64;
+/// Largest head.
+pub(super) const MAX_DIM: usize = 64;
+/// Most query rows of a block.
+pub(super) const ROWS: usize = 8;
+/// Keys of a step: lanes of the widest register.
+pub(super) const STEP: usize = 16;
+
+/// One part of the keys and values, and one head in it. Slices hold `n` rows of `width`, or of `heads`
+/// scales; `n` is not 0.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) k: &'a [i8],
+    pub(super) v: &'a [i8],
+    pub(super) ks: &'a [f16],
+    pub(super) vs: &'a [f16],
+    pub(super) n: usize,
+    /// Keys before this part.
+    pub(super) before: usize,
+    pub(super) width: usize,
+    pub(super) dim: usize,
+    pub(super) heads: usize,
+    pub(super) head: usize,
+}
+
+impl Part<'_> {
+    /// Sixteen scales of the head from key `j` on, the last one again beyond the end.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) fn scales(&self, scales: &[f16], j: usize) -> [__m256; 2] {
+        let mut bits = [0u16; STEP];
+        for (i, b) in bits.iter_mut().enumerate() {
+            let at = (j + i).min(self.n - 1) * self.heads + self.head;
+            *b = scales.get(at).map_or(0, |s| s.to_bits());
+        }
+        let [low, high] = [0, 8].map(|i| {
+            // SAFETY: there are 16 values.
+            unsafe { _mm_loadu_si128(bits.as_ptr().add(i).cast()) }
+        });
+        [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+    }
+
+    /// Sixteen channels of key `j` of the head from channel `c` on; of the last key for those beyond.
+    ///
+    /// # Safety
+    /// `c + 16 <= dim`.
+    #[inline]
+    pub(super) unsafe fn key(&self, j: usize, c: usize) -> __m128i {
+        let at = j.min(self.n - 1) * self.width + self.head * self.dim + c;
+        // SAFETY: row and channels are inside `k`.
+        unsafe { _mm_loadu_si128(self.k.as_ptr().add(at).cast()) }
+    }
+}
+
+/// The rows of a block, one head.
+pub(super) struct Block {
+    pub(super) rows: usize,
+    /// The quantized queries as a kernel wants them.
+    pub(super) words: [[i32; MAX_DIM / 2]; ROWS],
+    /// Their scales.
+    pub(super) scale: [f32; ROWS],
+    /// Largest score, by lane.
+    pub(super) max: [[f32; STEP]; ROWS],
+}
+
+/// The numbers of a softmax.
+pub(super) struct Sums {
+    /// Sums of the numerators.
+    pub(super) total: [f32; ROWS],
+    /// Largest |numerator times scale of its value|.
+    pub(super) largest: [f32; ROWS],
+}
+
+/// What differs between instruction sets.
+pub(super) trait Kernel {
+    /// Lays a query out for `scores`.
+    fn arrange(query: &[i8], words: &mut [i32; MAX_DIM / 2]);
+
+    /// Scores of a part, `stride` from row to row, and their maxima.
+    ///
+    /// # Safety
+    /// The instructions; `scores` holds `block.rows` rows of `stride`, which reach beyond the part; `dim`
+    /// is a multiple of 16 within `MAX_DIM`.
+    unsafe fn scores(part: &Part<'_>, block: &mut Block, scores: *mut f32, stride: usize);
+
+    /// Scores to numerators times scale of their value.
+    ///
+    /// # Safety
+    /// The instructions; `scores` holds `block.rows` rows of `n`, the keys of all parts.
+    unsafe fn softmax(parts: &[Part<'_>], block: &Block, scores: *mut f32, n: usize) -> Sums;
+
+    /// Rounds a row.
+    ///
+    /// # Safety
+    /// The instructions.
+    unsafe fn levels(x: &[f32], inverse: f32, levels: f32, out: &mut [i16]);
+
+    /// `out[r] = sum_j probs[r, j] v[j] * factor[r]`.
+    ///
+    /// # Safety
+    /// The instructions; `probs` holds `rows` rows of `n`, the keys of all parts; `out` has `dim` places
+    /// in each of `rows` rows that lie `width` apart.
+    unsafe fn values(
+        parts: &[Part<'_>],
+        rows: usize,
+        probs: *const i16,
+        n: usize,
+        factor: &[f32; ROWS],
+        out: *mut f32,
+    );
+}
 
 /// See `varmint_core::Ops::attend`; `None` for other storage, for heads that are not 16, 32, 48 or 64
 /// channels wide, and where the slices do not hold what the shapes say.
-#[target_feature(enable = "avx2")]
-pub(crate) fn attend_i8(
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn attend_i8<K: Kernel>(
     heads: Heads,
     q: &[f32],
     kv: [(Kv<'_>, usize); 2],
@@ -20,136 +131,432 @@ pub(crate) fn attend_i8(
     out: &mut [f32],
 ) -> Option<()> {
     let Heads { width, dim } = heads;
-    let n = kv.iter().map(|(_, n)| n).sum::<usize>();
+    let n = kv[0].1.checked_add(kv[1].1)?;
     let shaped = dim > 0 && dim <= MAX_DIM && dim.is_multiple_of(16) && width.is_multiple_of(dim);
-    if !shaped || q.len() != width || out.len() != width {
+    if !shaped || width == 0 || n == 0 || !q.len().is_multiple_of(width) || out.len() != q.len() {
         return None;
     }
     let n_heads = width / dim;
-    for (kv, n) in kv {
+    let mut parts = [None; 2];
+    let mut before = 0;
+    for (part, (kv, n)) in parts.iter_mut().zip(kv) {
         let Kv::I8 { k, v, ks, vs } = kv else { return None };
         let (values, scales) = (n.checked_mul(width)?, n.checked_mul(n_heads)?);
         if k.len() < values || v.len() < values || ks.len() < scales || vs.len() < scales {
             return None;
         }
+        *part = Some(Part { k, v, ks, vs, n, before, width, dim, heads: n_heads, head: 0 });
+        before += n;
     }
-    let scores = scratch.scores.get_mut(..n)?;
-    let probs = scratch.probs.get_mut(..n)?;
+    let [Some(past), Some(now)] = parts else { return None };
+    let mut parts = [past, now];
+    // Parts without keys are not handed on.
+    let parts = match (past.n, now.n) {
+        (0, _) => parts.get_mut(1..)?,
+        (_, 0) => parts.get_mut(..1)?,
+        _ => &mut parts[..],
+    };
+    let rows = q.len() / width;
+    let fits = (scratch.scores.len() / n).min(scratch.probs.len() / n).min(ROWS);
     let query = scratch.query.get_mut(..dim)?;
-    for (h, (q, out)) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
-        let sq = quantize_i8(q, query);
-        let mut done = 0;
-        for (kv, n) in kv {
-            if let Kv::I8 { k, ks, .. } = kv {
-                let scores = scores.get_mut(done..done + n)?;
-                // SAFETY: `k` holds n keys of `width`, `query` holds `dim`, a multiple of 16 within
-                // `MAX_DIM`; head h is one of `width / dim`. AVX2 is this function's own.
-                unsafe { dots(k, width, h, query, scores) };
-                for (s, k) in scores.iter_mut().zip(ks.chunks_exact(n_heads)) {
-                    *s *= sq * k.get(h).copied().unwrap_or(f16::ZERO).to_f32();
-                }
-            }
-            done += n;
+    if fits == 0 {
+        return None;
+    }
+    let mut block = Block {
+        rows: 0,
+        words: [[0; MAX_DIM / 2]; ROWS],
+        scale: [0.0; ROWS],
+        max: [[f32::MIN; STEP]; ROWS],
+    };
+    let levels = prob_levels(n) as f32;
+    for h in 0..n_heads {
+        for part in parts.iter_mut() {
+            part.head = h;
         }
-        let total = softmax(scores);
-        let factor = value_weights(h, n_heads, kv, scores, probs, total);
-        for (c, out) in out.chunks_exact_mut(16).enumerate() {
-            let mut acc = [_mm256_setzero_si256(); 2];
-            let mut done = 0;
-            for (kv, n) in kv {
-                if let Kv::I8 { v, .. } = kv {
-                    let probs = probs.get(done..done + n)?;
-                    // SAFETY: `v` holds n values of `width`; these 16 channels are inside a row.
-                    unsafe { weigh(v, width, h * dim + 16 * c, probs, &mut acc) };
-                }
-                done += n;
+        for first in (0..rows).step_by(fits) {
+            block.rows = fits.min(rows - first);
+            block.max = [[f32::MIN; STEP]; ROWS];
+            let at = first * width + h * dim;
+            for (r, (words, scale)) in
+                block.words.iter_mut().zip(&mut block.scale).enumerate().take(block.rows)
+            {
+                *scale = quantize_i8(q.get(at + r * width..)?.get(..dim)?, query);
+                K::arrange(query, words);
             }
-            // Lanes: channels 0..4 and 8..12, then 4..8 and 12..16.
-            let factor = _mm256_set1_ps(factor);
-            let first = _mm256_permute2x128_si256::<0x20>(acc[0], acc[1]);
-            let second = _mm256_permute2x128_si256::<0x31>(acc[0], acc[1]);
-            // SAFETY: `out` has 16 places.
+            let scores = scratch.scores.get_mut(..block.rows * n)?;
+            let probs = scratch.probs.get_mut(..block.rows * n)?;
+            for part in parts.iter() {
+                // SAFETY: instructions: whoever chose K. `scores` holds the block's rows of n keys.
+                unsafe { K::scores(part, &mut block, scores.as_mut_ptr(), n) };
+            }
+            // SAFETY: as above.
+            let sums = unsafe { K::softmax(parts, &block, scores.as_mut_ptr(), n) };
+            let mut factor = [0.0; ROWS];
+            for (r, (x, probs)) in
+                scores.chunks_exact(n).zip(probs.chunks_exact_mut(n)).enumerate().take(ROWS)
+            {
+                let total = if sums.total[r] > 0.0 { sums.total[r] } else { 1.0 };
+                let (step, inverse) = row_scale(sums.largest[r], levels);
+                // SAFETY: as above.
+                unsafe { K::levels(x, inverse, levels, probs) };
+                factor[r] = step / total;
+            }
+            let out = out.get_mut(at..at + (block.rows - 1) * width + dim)?;
+            // SAFETY: as above; `out` reaches to the end of the head in the last row.
             unsafe {
-                _mm256_storeu_ps(
-                    out.as_mut_ptr(),
-                    _mm256_mul_ps(_mm256_cvtepi32_ps(first), factor),
-                );
-                let high = _mm256_mul_ps(_mm256_cvtepi32_ps(second), factor);
-                _mm256_storeu_ps(out.as_mut_ptr().add(8), high);
+                K::values(parts, block.rows, probs.as_ptr(), n, &factor, out.as_mut_ptr());
             }
         }
     }
     Some(())
 }
 
-/// `scores[j] = float(query . k[j, head h])`.
-///
-/// # Safety
-/// `k` holds `scores.len()` rows of `width`; `query.len()` is a multiple of 16, at most [`MAX_DIM`], and
-/// `(h + 1) * query.len() <= width`; AVX2.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn dots(k: &[i8], width: usize, h: usize, query: &[i8], scores: &mut [f32]) {
-    let dim = query.len();
-    let mut q = [_mm256_setzero_si256(); MAX_DIM / 16];
-    for (q, c) in q.iter_mut().zip(query.chunks_exact(16)) {
-        // SAFETY: a chunk is 16 bytes.
-        *q = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(c.as_ptr().cast()) });
-    }
-    let (q, head) = (&q[..dim / 16], h * dim);
-    // Called with j below the number of keys only.
-    let sums = |j: usize| {
-        let mut acc = _mm256_setzero_si256();
-        for (c, &q) in q.iter().enumerate() {
-            // SAFETY: 16 bytes of head h of row j.
-            let k = unsafe { _mm_loadu_si128(k.as_ptr().add(j * width + head + 16 * c).cast()) };
-            acc = _mm256_add_epi32(acc, _mm256_madd_epi16(q, _mm256_cvtepi8_epi16(k)));
+/// AVX2: pairs of 16 bits.
+pub(super) struct Pairs;
+
+impl Kernel for Pairs {
+    /// Words of 2 x 16 bits: channels 0 and 2 of four, then 1 and 3.
+    fn arrange(query: &[i8], words: &mut [i32; MAX_DIM / 2]) {
+        let pair = |a: i8, b: i8| a as i16 as u16 as i32 | (b as i32) << 16;
+        for (w, &[a, b, c, d]) in words.as_chunks_mut::<2>().0.iter_mut().zip(query.as_chunks().0) {
+            *w = [pair(a, c), pair(b, d)];
         }
-        acc
-    };
-    let (eights, rest) = scores.as_chunks_mut::<8>();
-    for (i, out) in eights.iter_mut().enumerate() {
-        let j = 8 * i;
-        let a = _mm256_hadd_epi32(sums(j), sums(j + 1));
-        let b = _mm256_hadd_epi32(sums(j + 2), sums(j + 3));
-        let c = _mm256_hadd_epi32(sums(j + 4), sums(j + 5));
-        let d = _mm256_hadd_epi32(sums(j + 6), sums(j + 7));
-        let (a, c) = (_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-        let low = _mm256_permute2x128_si256::<0x20>(a, c);
-        let high = _mm256_permute2x128_si256::<0x31>(a, c);
-        let all = _mm256_cvtepi32_ps(_mm256_add_epi32(low, high));
-        // SAFETY: `out` has 8 places.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), all) };
     }
-    let done = 8 * eights.len();
-    for (i, out) in rest.iter_mut().enumerate() {
-        // SAFETY: both are 32 bytes, any bits are valid.
-        let lanes: [i32; 8] = unsafe { core::mem::transmute(sums(done + i)) };
-        *out = lanes.iter().sum::<i32>() as f32;
+
+    unsafe fn scores(part: &Part<'_>, block: &mut Block, scores: *mut f32, stride: usize) {
+        // SAFETY: the caller's promises.
+        unsafe { scores_avx2(part, block, scores, stride) };
+    }
+
+    unsafe fn softmax(parts: &[Part<'_>], block: &Block, scores: *mut f32, n: usize) -> Sums {
+        // SAFETY: the caller's promises.
+        unsafe { softmax_avx2(parts, block, scores, n) }
+    }
+
+    unsafe fn levels(x: &[f32], inverse: f32, levels: f32, out: &mut [i16]) {
+        #[target_feature(enable = "avx2")]
+        fn levels_avx2(x: &[f32], inverse: f32, levels: f32, out: &mut [i16]) {
+            quantize_levels(x, inverse, levels, out);
+        }
+        // SAFETY: the caller's promises.
+        unsafe { levels_avx2(x, inverse, levels, out) }
+    }
+
+    unsafe fn values(
+        parts: &[Part<'_>],
+        rows: usize,
+        probs: *const i16,
+        n: usize,
+        factor: &[f32; ROWS],
+        out: *mut f32,
+    ) {
+        let dim = parts.first().map_or(0, |p| p.dim);
+        for c in (0..dim).step_by(16) {
+            // SAFETY: the caller's promises; 16 channels from c on are inside the head.
+            unsafe { values_avx2(parts, c, rows, probs, n, factor, out) };
+        }
     }
 }
 
-/// Adds `probs[j] * v[j, at..at + 16]` over all j, two keys at a time.
+/// See `Kernel::scores`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn scores_avx2(part: &Part<'_>, block: &mut Block, scores: *mut f32, stride: usize) {
+    let mut keys = [[_mm256_setzero_si256(); 2]; MAX_DIM / 2];
+    for j in (0..part.n).step_by(STEP) {
+        for (half, j) in [j, j + 8].into_iter().enumerate() {
+            for (c, keys) in keys.as_chunks_mut::<8>().0.iter_mut().enumerate().take(part.dim / 16)
+            {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|i| {
+                    // SAFETY: 16 channels of the head.
+                    let (low, high) =
+                        unsafe { (part.key(j + i, 16 * c), part.key(j + i + 4, 16 * c)) };
+                    _mm256_set_m128i(high, low)
+                });
+                let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+                let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+                let fours = [
+                    _mm256_unpacklo_epi64(ab, cd),
+                    _mm256_unpackhi_epi64(ab, cd),
+                    _mm256_unpacklo_epi64(ab2, cd2),
+                    _mm256_unpackhi_epi64(ab2, cd2),
+                ];
+                for (keys, four) in keys.as_chunks_mut::<2>().0.iter_mut().zip(fours) {
+                    keys[0][half] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(four));
+                    keys[1][half] = _mm256_srai_epi16::<8>(four);
+                }
+            }
+        }
+        let scale = part.scales(part.ks, j);
+        let keys = &keys[..part.dim / 2];
+        let left = (part.n - j).min(STEP);
+        let mut r = 0;
+        while r < block.rows {
+            // SAFETY: the caller's promises; `left` keys of the part remain.
+            unsafe {
+                let scores = scores.add(r * stride + part.before + j);
+                if block.rows - r >= 4 {
+                    score_rows::<4>(keys, scale, block, r, scores, stride, left);
+                    r += 4;
+                } else {
+                    score_rows::<1>(keys, scale, block, r, scores, stride, left);
+                    r += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Scores of up to 16 keys for rows `r..r + N`.
 ///
 /// # Safety
-/// `v` holds `probs.len()` rows of `width`, `at + 16 <= width`; AVX2.
+/// AVX2; N rows from r on are in the block, `scores` has `left` places in each, `stride` apart.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn weigh(v: &[i8], width: usize, at: usize, probs: &[i16], acc: &mut [__m256i; 2]) {
-    let value = |j: usize| {
-        // SAFETY: 16 bytes of row j, which the caller vouches for.
-        _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(v.as_ptr().add(j * width + at).cast()) })
+unsafe fn score_rows<const N: usize>(
+    keys: &[[__m256i; 2]],
+    scale: [__m256; 2],
+    block: &mut Block,
+    r: usize,
+    scores: *mut f32,
+    stride: usize,
+    left: usize,
+) {
+    let mut acc = [[_mm256_setzero_si256(); 2]; N];
+    let (Some(words), Some(row_scale), Some(max)) =
+        (block.words.get(r..r + N), block.scale.get(r..r + N), block.max.get_mut(r..r + N))
+    else {
+        return;
     };
-    let (pairs, rest) = probs.as_chunks::<2>();
-    let mut add = |a: __m256i, b: __m256i, p: i16, q: i16| {
-        let weight = _mm256_set1_epi32(p as u16 as i32 | (q as i32) << 16);
-        acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), weight));
-        acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), weight));
-    };
-    for (i, &[p, q]) in pairs.iter().enumerate() {
-        add(value(2 * i), value(2 * i + 1), p, q);
+    for (i, &[k0, k1]) in keys.iter().enumerate().take(MAX_DIM / 2) {
+        for (acc, words) in acc.iter_mut().zip(words) {
+            let q = _mm256_set1_epi32(words[i]);
+            acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(k0, q));
+            acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(k1, q));
+        }
     }
-    if let &[p] = rest {
-        add(value(probs.len() - 1), _mm256_setzero_si256(), p, 0);
+    for (i, ((acc, &row_scale), max)) in acc.iter().zip(row_scale).zip(max).enumerate() {
+        let row_scale = _mm256_set1_ps(row_scale);
+        let mut both = [0.0; STEP];
+        for (h, (&acc, &scale)) in acc.iter().zip(&scale).enumerate() {
+            let s = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_mul_ps(row_scale, scale));
+            // SAFETY: both are 16 floats; lanes beyond `left` repeat the last key.
+            unsafe {
+                let max = max.as_mut_ptr().add(8 * h);
+                _mm256_storeu_ps(max, _mm256_max_ps(s, _mm256_loadu_ps(max)));
+                _mm256_storeu_ps(both.as_mut_ptr().add(8 * h), s);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { save(&both, scores.add(i * stride), left) };
+    }
+}
+
+/// Copies `left` of 16 floats.
+///
+/// # Safety
+/// `to` has `left` places; `left <= 16`.
+#[inline(always)]
+unsafe fn save(from: &[f32; STEP], to: *mut f32, left: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if left == STEP {
+            to.cast::<[f32; STEP]>().write_unaligned(*from);
+        } else {
+            core::ptr::copy_nonoverlapping(from.as_ptr(), to, left);
+        }
+    }
+}
+
+/// Up to 16 floats, the rest far below any score.
+///
+/// # Safety
+/// `from` has `left` values; `left <= 16`.
+#[inline(always)]
+unsafe fn load(from: *const f32, left: usize) -> [f32; STEP] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if left == STEP {
+            from.cast::<[f32; STEP]>().read_unaligned()
+        } else {
+            let mut all = [f32::MIN; STEP];
+            core::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), left);
+            all
+        }
+    }
+}
+
+/// Largest of some lanes.
+#[inline(always)]
+pub(super) fn largest<const N: usize>(lanes: &[f32; N], least: f32) -> f32 {
+    lanes.iter().fold(least, |m, &v| if v > m { v } else { m })
+}
+
+/// The scales of 16 values from key `j` of all parts on.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn value_scales(parts: &[Part<'_>], j: usize) -> [__m256; 2] {
+    let mut both = [_mm256_setzero_ps(); 2];
+    for part in parts {
+        if j >= part.before && j + STEP <= part.before + part.n {
+            return part.scales(part.vs, j - part.before);
+        }
+    }
+    // Where parts meet, and at the end.
+    let mut bits = [0u16; STEP];
+    for (i, b) in bits.iter_mut().enumerate() {
+        for part in parts {
+            if let Some(j) = (j + i).checked_sub(part.before)
+                && j < part.n
+            {
+                *b = part.vs.get(j * part.heads + part.head).map_or(0, |s| s.to_bits());
+            }
+        }
+    }
+    for (o, i) in both.iter_mut().zip([0, 8]) {
+        // SAFETY: there are 16 values.
+        *o = _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits.as_ptr().add(i).cast()) });
+    }
+    both
+}
+
+/// `num::exp`, eight at once.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp_avx2(x: __m256) -> __m256 {
+    let set = |v: f32| _mm256_set1_ps(v);
+    let magic = set(12_582_912.0);
+    // NaN takes the second operand, as in the reference.
+    let c = _mm256_min_ps(_mm256_max_ps(x, set(-87.3)), set(88.3));
+    let shifted = _mm256_add_ps(_mm256_mul_ps(c, set(core::f32::consts::LOG2_E)), magic);
+    let n = _mm256_sub_ps(shifted, magic);
+    let r = _mm256_sub_ps(
+        _mm256_sub_ps(c, _mm256_mul_ps(n, set(0.693_359_4))),
+        _mm256_mul_ps(n, set(-2.121_944_4e-4)),
+    );
+    let mut p = set(1.987_569_2e-4);
+    for k in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
+        p = _mm256_add_ps(_mm256_mul_ps(p, r), set(k));
+    }
+    let y = _mm256_add_ps(_mm256_mul_ps(p, _mm256_mul_ps(r, r)), r);
+    let y = _mm256_add_ps(y, set(1.0));
+    let bits = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+    let two_n = _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(127 << 23)));
+    let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, set(-87.3));
+    _mm256_and_ps(_mm256_mul_ps(y, two_n), above)
+}
+
+/// See `Kernel::softmax`.
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn softmax_avx2(parts: &[Part<'_>], block: &Block, scores: *mut f32, n: usize) -> Sums {
+    let sign = _mm256_set1_ps(-0.0);
+    let mut sums = [[0.0f32; 8]; ROWS];
+    let mut most = [[0.0f32; 8]; ROWS];
+    let max = block.max.map(|m| largest(&m, f32::MIN));
+    for j in (0..n).step_by(STEP) {
+        let scale = value_scales(parts, j);
+        let left = (n - j).min(STEP);
+        let lanes = sums.iter_mut().zip(&mut most).zip(&max).enumerate();
+        for (r, ((sum, most), &max)) in lanes.take(block.rows) {
+            // SAFETY: the caller's promise; `left` keys remain. Arrays are as long as what is moved.
+            unsafe {
+                let at = scores.add(r * n + j);
+                let mut x = load(at, left);
+                for (x, &scale) in x.as_chunks_mut::<8>().0.iter_mut().zip(&scale) {
+                    let p =
+                        exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(x.as_ptr()), _mm256_set1_ps(max)));
+                    let total = _mm256_add_ps(_mm256_loadu_ps(sum.as_ptr()), p);
+                    _mm256_storeu_ps(sum.as_mut_ptr(), total);
+                    let w = _mm256_mul_ps(p, scale);
+                    let m = _mm256_loadu_ps(most.as_ptr());
+                    let m = _mm256_max_ps(_mm256_andnot_ps(sign, w), m);
+                    _mm256_storeu_ps(most.as_mut_ptr(), m);
+                    _mm256_storeu_ps(x.as_mut_ptr(), w);
+                }
+                save(&x, at, left);
+            }
+        }
+    }
+    Sums { total: sums.map(tree), largest: most.map(|m| largest(&m, 0.0)) }
+}
+
+/// Sixteen channels of the head from `c` on for all rows; see `Kernel::values`.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn values_avx2(
+    parts: &[Part<'_>],
+    c: usize,
+    rows: usize,
+    probs: *const i16,
+    n: usize,
+    factor: &[f32; ROWS],
+    out: *mut f32,
+) {
+    let width = parts.first().map_or(0, |p| p.width);
+    let mut r = 0;
+    while r < rows {
+        let Some(factor) = factor.get(r..) else { return };
+        // SAFETY: the caller's promises, from row r on.
+        unsafe {
+            let (probs, out) = (probs.add(r * n), out.add(r * width + c));
+            if rows - r >= 4 {
+                value_rows::<4>(parts, c, probs, n, factor, out);
+                r += 4;
+            } else {
+                value_rows::<1>(parts, c, probs, n, factor, out);
+                r += 1;
+            }
+        }
+    }
+}
+
+/// Sixteen channels of N rows.
+///
+/// # Safety
+/// As `values_avx2`, of N rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn value_rows<const N: usize>(
+    parts: &[Part<'_>],
+    c: usize,
+    probs: *const i16,
+    n: usize,
+    factor: &[f32],
+    out: *mut f32,
+) {
+    let mut acc = [[_mm256_setzero_si256(); 2]; N];
+    let mut width = 0;
+    for part in parts {
+        width = part.width;
+        let at = part.head * part.dim + c;
+        // SAFETY: 16 channels inside row j of the part.
+        let value = |j: usize| unsafe {
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(part.v.as_ptr().add(j * width + at).cast()))
+        };
+        for j in (0..part.n).step_by(2) {
+            let single = j + 1 == part.n;
+            let (a, b) = (value(j), if single { _mm256_setzero_si256() } else { value(j + 1) });
+            let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: row i of `probs` has the part's keys.
+                let w = unsafe {
+                    let p = probs.add(i * n + part.before + j);
+                    if single { *p as u16 as i32 } else { p.cast::<i32>().read_unaligned() }
+                };
+                let w = _mm256_set1_epi32(w);
+                acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(low, w));
+                acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(high, w));
+            }
+        }
+    }
+    for (i, (&[low, high], &factor)) in acc.iter().zip(factor).enumerate() {
+        // Lanes: channels 0..4 and 8..12, then 4..8 and 12..16.
+        let factor = _mm256_set1_ps(factor);
+        let first = _mm256_permute2x128_si256::<0x20>(low, high);
+        let second = _mm256_permute2x128_si256::<0x31>(low, high);
+        // SAFETY: 16 places of row i.
+        unsafe {
+            let out = out.add(i * width);
+            _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(first), factor));
+            _mm256_storeu_ps(out.add(8), _mm256_mul_ps(_mm256_cvtepi32_ps(second), factor));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! x86-64.
 
 mod attention;
+mod attention_vnni;
 mod avx2;
 mod float;
 mod half;
@@ -42,7 +43,7 @@ macro_rules! glue {
 
 /// The operations that are written for AVX2 and serve what comes after it.
 macro_rules! since_avx2 {
-    ($features:literal) => {
+    ($features:literal, $attention:ty) => {
         fn attend(
             &self,
             heads: Heads,
@@ -52,7 +53,7 @@ macro_rules! since_avx2 {
             out: &mut [f32],
         ) {
             // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
-            if unsafe { attention::attend_i8(heads, q, kv, scratch, out) }.is_none() {
+            if unsafe { attention::attend_i8::<$attention>(heads, q, kv, scratch, out) }.is_none() {
                 compiled_for!(@call $features:
                     attend(heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2], scratch: &mut Scratch<'_>, out: &mut [f32])
                 );
@@ -155,7 +156,7 @@ impl Ops for Avx2 {
     }
 
     glue!("avx2");
-    since_avx2!("avx2");
+    since_avx2!("avx2", attention::Pairs);
     products!(avx2);
     convolutions!(conv_i8, conv_i12);
     floats!(gemm_avx2);
@@ -167,7 +168,7 @@ impl Ops for Avx512 {
     }
 
     glue!("avx512f,avx512bw,avx512dq,avx512vl");
-    since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
+    since_avx2!("avx512f,avx512bw,avx512dq,avx512vl", attention::Pairs);
     products!(avx2);
     convolutions!(conv_i8, conv_i12);
     floats!(gemm_avx512);
@@ -179,7 +180,7 @@ impl Ops for Vnni {
     }
 
     glue!("avx512f,avx512bw,avx512dq,avx512vl");
-    since_avx2!("avx512f,avx512bw,avx512dq,avx512vl");
+    since_avx2!("avx512f,avx512bw,avx512dq,avx512vl", attention_vnni::Fours);
     products!(vnni);
     convolutions!(conv_i8_vnni, conv_i12_vnni);
     floats!(gemm_avx512);

@@ -120,7 +120,7 @@ unsafe fn tile_i8<const MR: usize, const NP: usize>(
 /// costs a fifth of the speed.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn dpwssd(mut acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+pub(super) fn dpwssd(mut acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
     // SAFETY: a register operation of this function's own feature.
     unsafe {
         core::arch::asm!(
