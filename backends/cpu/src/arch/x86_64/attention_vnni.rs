@@ -54,7 +54,7 @@ impl Kernel for Fours {
             for c in (0..dim / 32 * 32).step_by(32) {
                 values_vnni(parts, c, rows, probs, n, factor, out);
             }
-            if dim % 32 != 0 {
+            if !dim.is_multiple_of(32) {
                 values_avx2(parts, dim - 16, rows, probs, n, factor, out);
             }
         }
