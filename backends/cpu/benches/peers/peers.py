@@ -329,8 +329,12 @@ class Ggml:
                 raise Missing(f"no lib{name} in the folder given")
             libraries.append(ctypes.CDLL(str(found[0]), mode=ctypes.RTLD_GLOBAL))
         self.libraries = libraries
+        log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        self.quiet = log(lambda *_: None)
+        self.call("ggml_log_set", None, self.quiet, None)
         self.call("ggml_cpu_init", None)
-        self.version = "{} ({})".format(*(self.call(f"ggml_{w}", ctypes.c_char_p).decode() for w in ("version", "commit")))
+        version, commit = (self.call(f"ggml_{w}", ctypes.c_char_p) for w in ("version", "commit"))
+        self.version = f"{version.decode()} ({commit.decode()})"
         self.backend = self.call("ggml_backend_cpu_init")
         self.call("ggml_backend_cpu_set_n_threads", None, self.backend, ctypes.c_int(threads))
 
@@ -347,7 +351,8 @@ class Ggml:
             return self.call("ggml_backend_cpu_buffer_type")
         registry = self.call("ggml_backend_cpu_reg")
         device = self.call("ggml_backend_reg_dev_get", ctypes.c_void_p, registry, ctypes.c_size_t(0))
-        address = self.call("ggml_backend_reg_get_proc_address", ctypes.c_void_p, registry, b"ggml_backend_dev_get_extra_bufts")
+        address = self.call("ggml_backend_reg_get_proc_address", ctypes.c_void_p, registry,
+                            b"ggml_backend_dev_get_extra_bufts")
         extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)(device)
         for kind in itertools.takewhile(bool, extra):
             if b"REPACK" in self.call("ggml_backend_buft_name", ctypes.c_char_p, kind):
@@ -356,7 +361,8 @@ class Ggml:
 
     def tensor(self, type_, rows, k, buffer_type):
         context = self.call("ggml_init", ctypes.c_void_p, self.Params(1 << 16, None, True))
-        made = self.call("ggml_new_tensor_2d", ctypes.c_void_p, context, ctypes.c_int(type_), ctypes.c_int64(k), ctypes.c_int64(rows))
+        made = self.call("ggml_new_tensor_2d", ctypes.c_void_p, context, ctypes.c_int(type_),
+                         ctypes.c_int64(k), ctypes.c_int64(rows))
         self.call("ggml_backend_alloc_ctx_tensors_from_buft", ctypes.c_void_p, context, buffer_type)
         return made
 
@@ -369,17 +375,20 @@ class Ggml:
         type_, cpu = self.TYPES[engine.split()[1]], self.buffer_type(False)
         weights = self.buffer_type("repacked" in engine)
         q = ctypes.create_string_buffer(4 * n * k)
-        size = self.call("ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int(type_), case.w.ctypes.data, q,
-                         ctypes.c_int64(0), ctypes.c_int64(n), ctypes.c_int64(k), None)
+        size = self.call("ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int(type_),
+                         case.w.ctypes.data, q, ctypes.c_int64(0), ctypes.c_int64(n),
+                         ctypes.c_int64(k), None)
         x = self.tensor(0, m, k, cpu)
-        self.call("ggml_backend_tensor_set", None, x, case.x.ctypes.data, ctypes.c_size_t(0), ctypes.c_size_t(case.x.nbytes))
-        compute = next(f for f in (getattr(lib, "ggml_backend_graph_compute", None) for lib in self.libraries) if f)
+        self.call("ggml_backend_tensor_set", None, x, case.x.ctypes.data, ctypes.c_size_t(0),
+                  ctypes.c_size_t(case.x.nbytes))
+        compute = self.libraries[0].ggml_backend_graph_compute
         compute.restype = ctypes.c_int
         backend, results = ctypes.c_void_p(self.backend), []
 
         def run():
             w = self.tensor(type_, n, k, weights)
-            self.call("ggml_backend_tensor_set", None, w, q, ctypes.c_size_t(0), ctypes.c_size_t(size))
+            self.call("ggml_backend_tensor_set", None, w, q, ctypes.c_size_t(0),
+                      ctypes.c_size_t(size))
             context = self.call("ggml_init", ctypes.c_void_p, self.Params(1 << 20, None, True))
             product = self.call("ggml_mul_mat", ctypes.c_void_p, context, w, x)
             graph = self.call("ggml_new_graph", ctypes.c_void_p, context)
@@ -391,7 +400,8 @@ class Ggml:
 
         def output():
             out = np.zeros((m, n), "f")
-            self.call("ggml_backend_tensor_get", None, results[0], out.ctypes.data, ctypes.c_size_t(0), ctypes.c_size_t(out.nbytes))
+            self.call("ggml_backend_tensor_get", None, results[0], out.ctypes.data,
+                      ctypes.c_size_t(0), ctypes.c_size_t(out.nbytes))
             return out
 
         return Local([run() for _ in range(case.copies(engine))], output)
@@ -401,7 +411,8 @@ class Worker:
     """The Rust engines, in one process that answers a line with a line; see worker/src/main.rs."""
 
     def __init__(self, threads):
-        environment = {"CARGO_TARGET_DIR": str(ROOT / "target" / "peers"), **os.environ, "RAYON_NUM_THREADS": str(threads)}
+        environment = {"CARGO_TARGET_DIR": str(ROOT / "target" / "peers"), **os.environ}
+        environment["RAYON_NUM_THREADS"] = str(threads)
         say("building the worker")
         # In its folder, whose .cargo/config.toml says for what to compile.
         started = {"cwd": HERE / "worker", "env": environment}
@@ -504,15 +515,19 @@ def about(makers, options):
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+        found = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE)
+        cpu = found[1] if found else cpu
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, check=False,
+                         capture_output=True, text=True)
     versions = {"varmint": git.stdout.strip() or "unknown"}
     for name, maker in makers.items():
         label = "Rust crates" if name == "worker" else name
         versions[label] = reason(maker) if isinstance(maker, Exception) else maker.version
     script = Path(__file__).resolve().relative_to(ROOT)
-    return {"cpu": cpu, "cpus": os.cpu_count(), "date": datetime.date.today().isoformat(), "versions": versions,
-            "command": shlex.join(["python", str(script), *sys.argv[1:]]),
+    # The report need not say where folders lie on this machine.
+    arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    return {"cpu": cpu, "cpus": os.cpu_count(), "date": datetime.date.today().isoformat(),
+            "versions": versions, "command": shlex.join(["python", str(script), *arguments]),
             "threads": options.threads, "rounds": options.rounds, "slot_ms": options.slot}
 
 
@@ -524,24 +539,33 @@ HEADINGS = {
 }
 
 
+def cell(figures):
+    """Speed and ratio of one engine at one shape."""
+    if figures is None:
+        return "missing"
+    ratio = f" ({figures['ratio']:.2f}x)" if figures["ratio"] else ""
+    return f"{figures['gmacs']:.1f}{ratio}"
+
+
 def markdown(report):
     info = report["about"]
     lines = [f"{info['cpu']}, {info['cpus']} CPUs, {info['threads']} thread(s), {info['date']}.",
              "; ".join(f"{name} {version}" for name, version in info["versions"].items()) + ".",
-             f"`{info['command']}`: medians of {info['rounds']} interleaved rounds of {info['slot_ms']:g} ms; GMAC/s, in "
-             "brackets the ratio to PyTorch f32 (the better layout)."]
+             f"`{info['command']}`: medians of {info['rounds']} interleaved rounds of "
+             f"{info['slot_ms']:g} ms; GMAC/s, in brackets the ratio to PyTorch f32 (the better layout)."]
     for table, heading in HEADINGS.items():
         cases = [c for c in report["cases"] if c["table"] == table]
         if not cases:
             continue
         shapes = [", ".join(map(str, c["dims"])) for c in cases]
-        lines += ["", f"### {heading}", "", f"| engine | {' | '.join(shapes)} | error |", "|---|" + "---|" * (len(cases) + 1)]
+        lines += ["", f"### {heading}", "", f"| engine | {' | '.join(shapes)} | error |"]
+        lines += ["|---|" + "---|" * (len(cases) + 1)]
         names = dict.fromkeys(name for c in cases for name in (*c["engines"], *c["missing"]))
         for name in sorted(names, key=ENGINES["linear" if table == "cold" else table].index):
             found = [c["engines"].get(name) for c in cases]
-            cells = ["missing" if f is None else f"{f['gmacs']:.1f}" + (f" ({f['ratio']:.2f}x)" if f["ratio"] else "") for f in found]
-            error = max((f["error"] for f in found if f), default=None)
-            lines.append(f"| {name} | {' | '.join(cells)} | {'' if error is None else f'{error:.1g}'} |")
+            worst = max((f["error"] for f in found if f), default=None)
+            error = "" if worst is None else f"{worst:.1g}"
+            lines.append(f"| {name} | {' | '.join(map(cell, found))} | {error} |")
     missing = {}
     for case in report["cases"]:
         for name, why in case["missing"].items():
@@ -568,7 +592,8 @@ def plot(report, folder):
     rows = -(-len(cases) // columns)
     # A row is as high as its panel with the most bars.
     bars = [max(len(c["engines"]) for c in cases[r * columns:(r + 1) * columns]) for r in range(rows)]
-    figure, axes = pyplot.subplots(rows, columns, squeeze=False, layout="constrained", height_ratios=[b + 3 for b in bars],
+    figure, axes = pyplot.subplots(rows, columns, squeeze=False, layout="constrained",
+                                   height_ratios=[b + 3 for b in bars],
                                    figsize=(4.6 * columns, 0.17 * sum(b + 4 for b in bars) + 1.1))
     for axis in axes.flat[len(cases):]:
         axis.axis("off")
@@ -587,7 +612,8 @@ def plot(report, folder):
     labels = dict.fromkeys("Rust crates" if f in ("gemm", "candle", "rten") else f for f in families)
     handles = [Patch(color=COLOURS.get(label, COLOURS["gemm"]), label=label) for label in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"Speed relative to PyTorch f32 (dashed); {info['cpu']}, {info['threads']} thread(s), {info['date']}", fontsize=10)
+    figure.suptitle(f"Speed relative to PyTorch f32 (dashed); {info['cpu']}, {info['threads']} thread(s), "
+                    f"{info['date']}", fontsize=10)
     for ending in ("svg", "png"):
         figure.savefig(folder / f"peers.{ending}", dpi=150)
 
@@ -601,14 +627,21 @@ def attempt(make, *args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds (default %(default)s)")
-    parser.add_argument("--slot", type=float, default=60, metavar="MS", help="work of one engine in one round (default %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the engines that have them; varmint has none (default %(default)s)")
-    parser.add_argument("--only", action="append", metavar="TEXT", help="cases whose name holds TEXT, e.g. linear, cold, conv, attention; repeat for more")
-    parser.add_argument("--engines", action="append", metavar="TEXT", help=f"engines whose name holds TEXT, and {BASELINE}; repeat for more")
-    parser.add_argument("--ggml", type=Path, metavar="DIR", help="a folder with ggml's shared libraries")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "peers", metavar="DIR", help="where peers.{md,json,svg,png} go (default out/peers)")
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--rounds", type=int, default=9, help="rounds (default %(default)s)")
+    add("--slot", type=float, default=60, metavar="MS",
+        help="work of one engine in one round (default %(default)s)")
+    add("--threads", type=int, default=1,
+        help="threads of the engines that have them; varmint has none (default %(default)s)")
+    add("--only", action="append", metavar="TEXT",
+        help="cases whose name holds TEXT, e.g. linear, cold, conv, attention; repeat for more")
+    add("--engines", action="append", metavar="TEXT",
+        help=f"engines whose name holds TEXT, and {BASELINE}; repeat for more")
+    add("--ggml", type=Path, metavar="DIR", help="a folder with ggml's shared libraries")
+    add("--out", type=Path, default=ROOT / "out" / "peers", metavar="DIR",
+        help="where peers.{md,json,svg,png} go (default out/peers)")
     options = parser.parse_args()
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = str(options.threads)
