@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times varmint's kernels beside those of other engines, on the same shapes in one interleaved run.
 
-In every round each engine gets one short slot, one engine at a time, in an order that moves on by one each round.
-Figures are medians over rounds; a ratio is that of an engine's speed to PyTorch f32 in the same round, then
+In every round each engine gets one short slot, one engine at a time, in an order that moves on by
+one each round. Figures are medians over rounds; a ratio is that of an engine's speed to PyTorch f32 in the same round, then
 the median of those. So a machine that slows down for a while slows all of them down. One thread each.
 """
 
@@ -86,6 +86,11 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
+def title(kind, dims, cold=False):
+    """What a case is called."""
+    return f"{'cold' if cold else kind} ({', '.join(map(str, dims))})"
+
+
 class Missing(Exception):
     """This engine does not take part, and why."""
 
@@ -98,7 +103,7 @@ class Case:
 
         self.kind, self.dims, self.cold = kind, dims, cold
         self.table = "cold" if cold else kind
-        self.name = f"{self.table} ({', '.join(map(str, dims))})"
+        self.name = title(kind, dims, cold)
         self.key = re.sub(r"\W+", "-", self.name).strip("-")
         noise = np.random.default_rng(len(self.name) + sum(dims)).standard_normal
         if kind == "linear":
@@ -152,10 +157,12 @@ class Local:
     """An engine in this process: functions that take turns, all alike but for their copy of the weights."""
 
     def __init__(self, runs, output=None):
+        # Once with every copy: some engines pack weights when they first meet them.
+        results = [run() for run in runs]
         start = time.perf_counter()
-        first = runs[0]()
+        runs[0]()
         self.estimate = time.perf_counter() - start
-        self.out = output() if output else first
+        self.out = output() if output else results[0]
         self.runs = itertools.cycle(runs)
 
     def time(self, budget):
@@ -654,7 +661,7 @@ def main():
     def chosen(name, texts):
         return texts is None or any(text in name for text in texts)
 
-    shapes = [s for s in shapes if chosen(f"{'cold' if s[2] else s[0]} ({', '.join(map(str, s[1]))})", options.only)]
+    shapes = [s for s in shapes if chosen(title(*s), options.only)]
     if not shapes:
         parser.error("no case has such a name")
     makers = {
