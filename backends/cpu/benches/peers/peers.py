@@ -591,7 +591,8 @@ def plot(report, folder):
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    cases = [c for c in report["cases"] if any(e["ratio"] for e in c["engines"].values())]
+    # A baseline alone is no comparison.
+    cases = [c for c in report["cases"] if c["baseline"] and len(c["engines"]) > 1]
     if not cases:
         return
     pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "peers", "font.size": 8})
