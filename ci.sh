@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|bare|train|pictures|all]
-# Needs Rust; `bare` installs a bare-metal toolchain from Debian packages, `train` PyTorch from PyPI.
+# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|train|pictures|all]
+# Needs Rust; `bare` and `aarch64` install a cross toolchain from Debian packages, `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -30,6 +30,20 @@ bare() { # core and the CPU kernels alone, for a Cortex-M4F
     fi
 }
 
+aarch64() { # the kernels, and whole pictures, on emulated processors without and with dotprod
+    local target=aarch64-unknown-linux-gnu processor kernels
+    CROSS_TARGETS= bash ci/setup-cross.sh
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    cargo +cross clippy -p varmint-cpu --target "$target" -- -D warnings
+    for processor in cortex-a72 cortex-a76; do
+        kernels=baseline,neon
+        [ "$processor" = cortex-a72 ] || kernels+=,dotprod
+        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $processor -L /usr/aarch64-linux-gnu"
+        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint-cpu --test kernels --target "$target"
+        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint --test steps --test picture --target "$target"
+    done
+}
+
 train() { # the PyTorch side against the same goldens
     local venv=${VARMINT_VENV:-target/venv}
     [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r train/requirements.txt; }
@@ -50,6 +64,7 @@ all() {
     test
     pictures
     bare
+    aarch64
     train
 }
 
