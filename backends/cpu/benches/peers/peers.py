@@ -60,7 +60,7 @@ ATTENTION = [(256, 680, 16, 64)]  # queries, keys, heads, channels per head
 ENGINES = {
     "linear": [
         "varmint W8A8 avx2", "varmint W8A8 vnni", "varmint W8A12 avx2", "varmint W8A12 vnni",
-        "varmint W4A8 avx2", "varmint W4A8 vnni",
+        "varmint W4A8 avx2", "varmint W4A8 vnni", "varmint f32 avx2", "varmint f32 vnni",
         "PyTorch f32", "PyTorch int8 x86", "PyTorch int8 onednn",
         "ONNX-Runtime f32", "ONNX-Runtime u8s8", "ONNX-Runtime u8u8", "ONNX-Runtime 4-bit (block 32)",
         "ggml q8_0", "ggml q4_0", "ggml q4_0 (repacked)",
@@ -71,8 +71,7 @@ ENGINES = {
         "varmint int8 Winograd vnni", "varmint int8 direct vnni",
         "PyTorch f32 NCHW", "PyTorch f32 channels_last", "PyTorch int8 x86", "PyTorch int8 onednn",
     ],
-    # varmint's blocks of queries go to worker/src/attention.rs.
-    "attention": ["varmint int8 avx2", "varmint int8 vnni", "PyTorch f32"],
+    "attention": ["varmint int8 avx2", "varmint int8 vnni", "varmint f32 avx2", "varmint f32 vnni", "PyTorch f32"],
 }
 WORKER = ("varmint", "gemm", "candle", "rten")
 BASELINE = "PyTorch f32"
