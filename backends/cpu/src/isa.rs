@@ -12,19 +12,31 @@ pub enum Isa {
     Avx512,
     /// The former with VNNI.
     Vnni,
+    /// 64-bit Arm: NEON.
+    Neon,
+    /// The former with the dot product extension.
+    Dotprod,
 }
 
-/// Whether every listed feature of x86-64 is there: asked at run time, or told to the compiler.
-macro_rules! x86_64 {
-    (detected $($feature:tt)*) => {{
+/// Whether an architecture is the target's and every listed feature is there: asked at run time, or told
+/// to the compiler.
+macro_rules! has {
+    (detected "x86_64": $($feature:tt)*) => {{
         #[cfg(target_arch = "x86_64")]
         let found = true $(&& std::arch::is_x86_feature_detected!($feature))*;
         #[cfg(not(target_arch = "x86_64"))]
         let found = false;
         found
     }};
-    (built $($feature:tt)*) => {
-        cfg!(all(target_arch = "x86_64", $(target_feature = $feature),*))
+    (detected "aarch64": $($feature:tt)*) => {{
+        #[cfg(target_arch = "aarch64")]
+        let found = true $(&& std::arch::is_aarch64_feature_detected!($feature))*;
+        #[cfg(not(target_arch = "aarch64"))]
+        let found = false;
+        found
+    }};
+    (built $arch:tt: $($feature:tt)*) => {
+        cfg!(all(target_arch = $arch, $(target_feature = $feature),*))
     };
 }
 
@@ -33,20 +45,23 @@ macro_rules! features {
     ($how:ident, $isa:expr) => {
         match $isa {
             Self::Baseline => true,
-            Self::Avx2 => x86_64!($how "avx2" "f16c"),
+            Self::Avx2 => has!($how "x86_64": "avx2" "f16c"),
             Self::Avx512 => {
-                x86_64!($how "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl")
+                has!($how "x86_64": "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl")
             }
-            Self::Vnni => x86_64!(
-                $how "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"
+            Self::Vnni => has!(
+                $how "x86_64": "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"
             ),
+            Self::Neon => has!($how "aarch64": "neon"),
+            Self::Dotprod => has!($how "aarch64": "neon" "dotprod"),
         }
     };
 }
 
 impl Isa {
-    /// Every instruction set, plainest first.
-    pub const ALL: [Self; 4] = [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni];
+    /// Every instruction set; of one architecture, the plainest first.
+    pub const ALL: [Self; 6] =
+        [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni, Self::Neon, Self::Dotprod];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -55,6 +70,8 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Vnni => "vnni",
+            Self::Neon => "neon",
+            Self::Dotprod => "dotprod",
         }
     }
 

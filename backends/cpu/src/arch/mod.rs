@@ -1,7 +1,11 @@
 //! One module per architecture, one type per instruction set: an implementation of `Ops` that writes by
 //! hand what pays, and compiles the reference for the rest.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod aarch64;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod attention;
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_feature = "neon")))]
 mod product;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -21,6 +25,10 @@ pub(crate) const fn kernels(isa: Isa) -> &'static (dyn Ops + Sync) {
         Isa::Avx512 => &x86_64::Avx512,
         #[cfg(target_arch = "x86_64")]
         Isa::Vnni => &x86_64::Vnni,
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        Isa::Neon => &aarch64::Neon,
+        #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+        Isa::Dotprod => &aarch64::Dotprod,
         _ => &Scalar,
     }
 }
