@@ -3,9 +3,8 @@
 use core::arch::aarch64::*;
 
 use super::dotprod::sdot;
-use crate::arch::attention::MAX_DIM;
 
-/// The two ways to take `query . key` from 16 products at a time.
+/// Scores of keys, from 16 products at a time.
 macro_rules! dots {
     ($(#[$doc:meta])* $name:ident, $features:literal, $add:expr) => {
         $(#[$doc])*
@@ -20,34 +19,55 @@ macro_rules! dots {
             query: &[i8],
             scores: &mut [f32],
         ) {
-            let dim = query.len();
-            let mut q = [vdupq_n_s8(0); MAX_DIM / 16];
-            for (q, c) in q.iter_mut().zip(query.chunks_exact(16)) {
-                // SAFETY: a chunk is 16 bytes.
-                *q = unsafe { vld1q_s8(c.as_ptr()) };
-            }
-            let (q, head) = (&q[..dim / 16], h * dim);
-            // Called with j below the number of keys only.
-            let sums = |j: usize| {
-                let mut acc = vdupq_n_s32(0);
-                for (c, &q) in q.iter().enumerate() {
-                    // SAFETY: 16 bytes of head h of row j.
-                    let k = unsafe { vld1q_s8(k.as_ptr().add(j * width + head + 16 * c)) };
-                    acc = $add(acc, q, k);
+            /// For heads of 16 `C` channels.
+            ///
+            /// # Safety
+            /// As the function around it; `C` is `query.len() / 16`.
+            #[target_feature(enable = $features)]
+            unsafe fn of<const C: usize>(
+                k: &[i8],
+                width: usize,
+                h: usize,
+                query: &[i8],
+                scores: &mut [f32],
+            ) {
+                let mut q = [vdupq_n_s8(0); C];
+                for (q, c) in q.iter_mut().zip(query.chunks_exact(16)) {
+                    // SAFETY: a chunk is 16 bytes.
+                    *q = unsafe { vld1q_s8(c.as_ptr()) };
                 }
-                acc
-            };
-            let (fours, rest) = scores.as_chunks_mut::<4>();
-            for (i, out) in fours.iter_mut().enumerate() {
-                let j = 4 * i;
-                let low = vpaddq_s32(sums(j), sums(j + 1));
-                let high = vpaddq_s32(sums(j + 2), sums(j + 3));
-                // SAFETY: `out` has 4 places.
-                unsafe { vst1q_f32(out.as_mut_ptr(), vcvtq_f32_s32(vpaddq_s32(low, high))) };
+                // Called with j below the number of keys only.
+                let sums = |j: usize| {
+                    let mut acc = vdupq_n_s32(0);
+                    for (c, &q) in q.iter().enumerate() {
+                        let at = j * width + 16 * (h * C + c);
+                        // SAFETY: 16 bytes of head h of row j.
+                        acc = $add(acc, q, unsafe { vld1q_s8(k.as_ptr().add(at)) });
+                    }
+                    acc
+                };
+                let (fours, rest) = scores.as_chunks_mut::<4>();
+                for (i, out) in fours.iter_mut().enumerate() {
+                    let j = 4 * i;
+                    let low = vpaddq_s32(sums(j), sums(j + 1));
+                    let high = vpaddq_s32(sums(j + 2), sums(j + 3));
+                    let all = vcvtq_f32_s32(vpaddq_s32(low, high));
+                    // SAFETY: `out` has 4 places.
+                    unsafe { vst1q_f32(out.as_mut_ptr(), all) };
+                }
+                let done = 4 * fours.len();
+                for (i, out) in rest.iter_mut().enumerate() {
+                    *out = vaddvq_s32(sums(done + i)) as f32;
+                }
             }
-            let done = 4 * fours.len();
-            for (i, out) in rest.iter_mut().enumerate() {
-                *out = vaddvq_s32(sums(done + i)) as f32;
+            // SAFETY: as the caller promised.
+            unsafe {
+                match query.len() / 16 {
+                    1 => of::<1>(k, width, h, query, scores),
+                    2 => of::<2>(k, width, h, query, scores),
+                    3 => of::<3>(k, width, h, query, scores),
+                    _ => of::<4>(k, width, h, query, scores),
+                }
             }
         }
     };

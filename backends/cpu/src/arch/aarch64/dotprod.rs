@@ -84,7 +84,18 @@ unsafe fn tile<const MR: usize, const NG: usize>(p: &Product<'_, i8>, m: usize, 
     let mut acc = [[[vdupq_n_s32(0); 2]; NG]; MR];
     let steps = p.seg_steps();
     for s in 0..p.segs() {
-        for first in (0..steps - steps % 4).step_by(4) {
+        // The odd steps come first: after the long loop nothing but the stores needs the sums, which
+        // spares a move of each.
+        for step in 0..steps % 4 {
+            let mut x = [vdupq_n_s8(0); MR];
+            for (i, x) in x.iter_mut().enumerate() {
+                // SAFETY: one step of a row lies inside the data.
+                *x = unsafe { quad(p.input(m + i, s, step)) };
+            }
+            // SAFETY: the step is inside the segment.
+            unsafe { steps_of::<0, MR, NG>(p, g, s, step, &x, &mut acc) };
+        }
+        for first in (steps % 4..steps).step_by(4) {
             let mut x = [vdupq_n_s8(0); MR];
             for (i, x) in x.iter_mut().enumerate() {
                 // SAFETY: four steps of a row lie inside the data.
@@ -98,20 +109,13 @@ unsafe fn tile<const MR: usize, const NG: usize>(p: &Product<'_, i8>, m: usize, 
                 steps_of::<3, MR, NG>(p, g, s, first, &x, &mut acc);
             }
         }
-        for step in steps - steps % 4..steps {
-            let mut x = [vdupq_n_s8(0); MR];
-            for (i, x) in x.iter_mut().enumerate() {
-                // SAFETY: one step of a row lies inside the data.
-                *x = unsafe { quad(p.input(m + i, s, step)) };
-            }
-            // SAFETY: the step is inside the segment.
-            unsafe { steps_of::<0, MR, NG>(p, g, s, step, &x, &mut acc) };
-        }
     }
-    for (i, acc) in acc.iter().enumerate() {
-        for (j, &acc) in acc.iter().enumerate() {
+    // A copy: the sums themselves, never addressed by an index that is not constant, stay in registers.
+    let sums = acc;
+    for (i, sums) in sums.iter().enumerate() {
+        for (j, &sums) in sums.iter().enumerate() {
             // SAFETY: row and group are inside the product.
-            unsafe { store(p, m + i, g + j, acc) };
+            unsafe { store(p, m + i, g + j, sums) };
         }
     }
     MR

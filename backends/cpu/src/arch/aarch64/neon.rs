@@ -5,6 +5,7 @@
 //! 12 instructions. 12 bits: `ld4` turns 8 channels x 4 inputs around, then `smlal` by lane.
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use varmint_core::ops::{Packed, Taps};
 
@@ -68,32 +69,26 @@ unsafe fn tile_i8<const MR: usize, const NG: usize>(
                     let at = p.input(m + i, s, step);
                     let (a, b) = (quad(at), quad(at.add(4)));
                     for (acc, w) in acc.iter_mut().zip(&w) {
-                        for (acc, (w, next)) in
-                            acc.as_chunks_mut::<2>().0.iter_mut().zip([(w.0, w.2), (w.1, w.3)])
-                        {
-                            let low = vmull_s8(vget_low_s8(w), vget_low_s8(a));
-                            let high = vmull_high_s8(w, a);
-                            let low = vmlal_s8(low, vget_low_s8(next), vget_low_s8(b));
-                            let high = vmlal_high_s8(high, next, b);
-                            acc[0] = vpadalq_s16(acc[0], low);
-                            acc[1] = vpadalq_s16(acc[1], high);
-                        }
+                        acc[0] = vpadalq_s16(acc[0], low(w.0, a, w.2, b));
+                        acc[1] = vpadalq_s16(acc[1], high(w.0, a, w.2, b));
+                        acc[2] = vpadalq_s16(acc[2], low(w.1, a, w.3, b));
+                        acc[3] = vpadalq_s16(acc[3], high(w.1, a, w.3, b));
                     }
                 }
             }
         }
         if steps % 2 == 1 {
+            let none = vdupq_n_s8(0);
             // SAFETY: as above, for the last step.
             unsafe {
                 for (i, acc) in acc.iter_mut().enumerate() {
                     let a = quad(p.input(m + i, s, steps - 1));
                     for (j, acc) in acc.iter_mut().enumerate() {
                         let w = vld1q_s8_x2(p.weights(g + j, s, steps - 1));
-                        for (acc, w) in acc.as_chunks_mut::<2>().0.iter_mut().zip([w.0, w.1]) {
-                            let low = vmull_s8(vget_low_s8(w), vget_low_s8(a));
-                            acc[0] = vpadalq_s16(acc[0], low);
-                            acc[1] = vpadalq_s16(acc[1], vmull_high_s8(w, a));
-                        }
+                        acc[0] = vpadalq_s16(acc[0], low(w.0, a, none, none));
+                        acc[1] = vpadalq_s16(acc[1], high(w.0, a, none, none));
+                        acc[2] = vpadalq_s16(acc[2], low(w.1, a, none, none));
+                        acc[3] = vpadalq_s16(acc[3], high(w.1, a, none, none));
                     }
                 }
             }
@@ -106,6 +101,29 @@ unsafe fn tile_i8<const MR: usize, const NG: usize>(
         }
     }
     MR
+}
+
+/// `v a + w b` of the lower eight lanes.
+#[inline]
+#[target_feature(enable = "neon")]
+fn low(v: int8x16_t, a: int8x16_t, w: int8x16_t, b: int8x16_t) -> int16x8_t {
+    vmlal_s8(vmull_s8(vget_low_s8(v), vget_low_s8(a)), vget_low_s8(w), vget_low_s8(b))
+}
+
+/// `v a + w b` of the upper eight lanes. Written out: the compiler sees that the halves of `a` are equal,
+/// and would then hold each half of `v` in a register of its own.
+#[inline]
+#[target_feature(enable = "neon")]
+fn high(v: int8x16_t, a: int8x16_t, w: int8x16_t, b: int8x16_t) -> int16x8_t {
+    let sum: int16x8_t;
+    // SAFETY: works on registers only.
+    unsafe {
+        asm!("smull2 {sum:v}.8h, {v:v}.16b, {a:v}.16b",
+            "smlal2 {sum:v}.8h, {w:v}.16b, {b:v}.16b",
+            sum = out(vreg) sum, v = in(vreg) v, a = in(vreg) a, w = in(vreg) w, b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
 }
 
 /// Four inputs, four times.
