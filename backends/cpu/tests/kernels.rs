@@ -1,65 +1,10 @@
-//! Every kernel against the scalar reference, bit for bit: op x shape x alignment x values, with
-//! sentinels around the output.
+//! Every kernel of this machine against the scalar reference, bit for bit. The cases are in
+//! `varmint-check`, which runs them on machines without a system, too (`tests/bare`).
 
-use half::f16;
-use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
-use varmint_core::rng::philox;
-use varmint_core::{Ops, Scalar};
+use varmint_check as check;
+use varmint_check::Mismatch;
+use varmint_core::Ops;
 use varmint_cpu::{Cpu, Isa};
-
-const SENTINEL: f32 = -7.25e33;
-
-/// Reproducible numbers.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 += 1;
-        let [a, b, _, _] = philox([self.0 as u32, 0, 0, 0], [7, 0]);
-        (a as u64) << 32 | b as u64
-    }
-
-    fn int(&mut self, limit: i32) -> i32 {
-        (self.next() % (2 * limit as u64 + 1)) as i32 - limit
-    }
-
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
-
-/// What the integers of a case are.
-#[derive(Clone, Copy, Debug)]
-enum Values {
-    Random,
-    /// Every product at its largest, all of one sign.
-    Extreme,
-    /// Every product at its largest, signs drawn.
-    Corners,
-}
-
-impl Values {
-    fn make(self, limit: i32, negative: bool, n: usize, r: &mut Random) -> Vec<i32> {
-        let one = |r: &mut Random| match self {
-            Self::Random => r.int(limit),
-            Self::Extreme => {
-                if negative {
-                    -limit
-                } else {
-                    limit
-                }
-            }
-            Self::Corners => {
-                if r.next() & 1 == 0 {
-                    limit
-                } else {
-                    -limit
-                }
-            }
-        };
-        (0..n).map(|_| one(r)).collect()
-    }
-}
 
 /// The instruction sets of this machine; panics if `VARMINT_REQUIRE_KERNELS` names another.
 fn kernels() -> Vec<Cpu> {
@@ -71,211 +16,32 @@ fn kernels() -> Vec<Cpu> {
     found
 }
 
-/// A product: rows, inputs of a segment, segments, outputs. Lanes are 4, 8 and 16; tiles 4, 6 and 8.
-const SHAPES: [(usize, usize, usize, usize); 20] = [
-    (1, 4, 1, 1),
-    (1, 8, 1, 7),
-    (2, 12, 1, 8),
-    (3, 16, 1, 9),
-    (4, 64, 1, 15),
-    (5, 60, 1, 16),
-    (6, 68, 1, 17),
-    (7, 100, 1, 23),
-    (8, 192, 1, 24),
-    (9, 192, 1, 25),
-    (11, 28, 1, 31),
-    (13, 44, 1, 32),
-    (16, 256, 1, 33),
-    (17, 64, 1, 41),
-    (131, 32, 1, 40), // more rows than a block
-    (16, 192, 1, 576),
-    (3, 2048, 1, 64),
-    (8, 96, 3, 32), // convolutions
-    (13, 12, 3, 3),
-    (64, 192, 3, 64),
-];
-
-/// The operation under test.
-type Run<T> = fn(&dyn Ops, Taps<'_, T>, &[f32], Packed<'_>, &mut [f32]);
-
-/// Runs one product on `kernel` and on the reference, the slices `shift` items into their allocations.
-fn product<T: Copy + From<i8> + std::fmt::Debug>(
-    cpu: &Cpu,
-    (m, seg_len, segs, n): (usize, usize, usize, usize),
-    limit: i32,
-    values: Values,
-    shift: usize,
-    cast: fn(i32) -> T,
-    run: Run<T>,
-    r: &mut Random,
-) {
-    let groups = n.div_ceil(8);
-    // Rows overlap where there are segments, as in a convolution.
-    let (stride, seg_stride) = if segs == 1 { (seg_len, 0) } else { (seg_len / segs, 3 * seg_len) };
-    let len = (m - 1) * stride + (segs - 1) * seg_stride + seg_len;
-    let x: Vec<T> = values.make(limit, true, shift + len, r).into_iter().map(cast).collect();
-    let w: Vec<i8> = values
-        .make(127, false, shift + groups * 8 * segs * seg_len, r)
-        .into_iter()
-        .map(|v| v as i8)
-        .collect();
-    let scale: Vec<f32> = (0..8 * groups + shift).map(|_| r.float() * 0.01).collect();
-    let bias: Vec<f32> = (0..n + shift).map(|_| r.float()).collect();
-    let rows: Vec<f32> = (0..if shift == 0 { 1 } else { m }).map(|_| r.float()).collect();
-    let taps = Taps { data: &x[shift..], rows: m, stride, segs, seg_len, seg_stride };
-    let w = Packed { w: &w[shift..], scale: &scale[shift..], bias: &bias[shift..] };
-    let result = |ops: &dyn Ops| {
-        let mut out = vec![SENTINEL; 16 + m * n + 16];
-        run(ops, taps, &rows, w, &mut out[16..16 + m * n]);
-        out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-    };
-    let (want, got) = (result(&Scalar), result(cpu));
-    let at = want.iter().zip(&got).position(|(a, b)| a != b);
-    assert_eq!(
-        at.map(|i| (i as isize - 16, f32::from_bits(want[i]), f32::from_bits(got[i]))),
-        None,
-        "{:?}: m {m}, k {segs} x {seg_len}, n {n}, {values:?}, shift {shift}",
-        cpu.isa()
-    );
-    assert!(got[..16].iter().chain(&got[16 + m * n..]).all(|&v| v == SENTINEL.to_bits()));
+/// Runs a comparison on every instruction set; panics at the first difference.
+fn each(check: fn(&dyn Ops) -> Result<usize, Mismatch>) {
+    for cpu in kernels() {
+        match check(&cpu) {
+            Ok(cases) => println!("{}: {cases} cases", cpu.isa().name()),
+            Err(e) => panic!("{e}"),
+        }
+    }
 }
 
 #[test]
 fn integer_products_equal_the_reference() {
-    let mut r = Random(0);
-    let mut cases = 0;
-    for cpu in kernels() {
-        for shape in SHAPES {
-            for values in [Values::Random, Values::Extreme, Values::Corners] {
-                for shift in [0, 1, 3] {
-                    product(
-                        &cpu,
-                        shape,
-                        127,
-                        values,
-                        shift,
-                        |v| v as i8,
-                        |o, x, s, w, out| o.gemm_i8(x, s, w, out),
-                        &mut r,
-                    );
-                    product(
-                        &cpu,
-                        shape,
-                        2047,
-                        values,
-                        shift,
-                        |v| v as i16,
-                        |o, x, s, w, out| o.gemm_i12(x, s, w, out),
-                        &mut r,
-                    );
-                    cases += 2;
-                }
-            }
-        }
-        println!("{}: {cases} products", cpu.isa().name());
-    }
-    assert!(cases > 0);
+    each(check::integer_products_equal_the_reference);
 }
 
 #[test]
 fn short_slices_shorten_the_work_as_in_the_reference() {
-    let w = [1i8; 8 * 16];
-    let x = [1i8; 40]; // two and a half rows of 16
-    for cpu in kernels() {
-        let w = Packed { w: &w, scale: &[1.0; 8], bias: &[0.0; 8] };
-        for len in [0, 7, 8, 24, 31] {
-            let (mut want, mut got) = ([SENTINEL; 31], [SENTINEL; 31]);
-            Scalar.gemm_i8(Taps::matrix(&x, 4, 16), &[1.0], w, &mut want[..len]);
-            cpu.gemm_i8(Taps::matrix(&x, 4, 16), &[1.0], w, &mut got[..len]);
-            assert_eq!(want, got, "{:?}, {len} outputs", cpu.isa());
-        }
-    }
+    each(check::short_slices_shorten_the_work_as_in_the_reference);
 }
 
 #[test]
 fn rows_equal_the_reference() {
-    let mut r = Random(1 << 20);
-    for cpu in kernels() {
-        for n in [1, 7, 8, 9, 15, 16, 17, 31, 64, 192, 331, 1024] {
-            let mut row = |scale: f32| (0..n).map(|_| r.float() * scale).collect::<Vec<f32>>();
-            let (x, gain, shift, y) = (row(30.0), row(2.0), row(2.0), row(5.0));
-            let both = |f: &dyn Fn(&dyn Ops) -> Vec<u32>| {
-                assert_eq!(f(&Scalar), f(&cpu), "{:?}, {n} values", cpu.isa());
-            };
-            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            both(&|o| {
-                let mut out = vec![0.0; n];
-                o.layer_norm(&x, &gain, &shift, &mut out);
-                bits(&out)
-            });
-            both(&|o| {
-                let mut out = vec![9i8; n + 3];
-                let s = o.quantize_i8(&x, &mut out);
-                out.iter().map(|&v| v as u32).chain([s.to_bits()]).collect()
-            });
-            both(&|o| {
-                let mut out = vec![9i16; n + 3];
-                let s = o.quantize_i12(&x, &mut out);
-                out.iter().map(|&v| v as u32).chain([s.to_bits()]).collect()
-            });
-            both(&|o| {
-                // Down to half floats' denormals, and up to their infinity.
-                let mut v: Vec<f32> =
-                    (0..n).map(|i| x[i] * f32::powi(2.0, i as i32 % 40 - 26)).collect();
-                let mut half = vec![f16::ONE; n + 1];
-                let mut wide = vec![SENTINEL; n + 1];
-                o.narrow_f16(&mut v, &mut half[..n]);
-                o.widen_f16(&half, &mut wide[..n]);
-                half.iter().map(|h| h.to_bits() as u32).chain(bits(&v)).chain(bits(&wide)).collect()
-            });
-            both(&|o| {
-                let mut v = x.clone();
-                o.gelu(&mut v);
-                o.add_gated(&mut v, &gain, &y);
-                o.norm_act(&mut v, &gain, &shift, true);
-                bits(&v)
-            });
-        }
-    }
+    each(check::rows_equal_the_reference);
 }
 
 #[test]
 fn int8_attention_equals_the_reference() {
-    let mut r = Random(1 << 30);
-    for (cpu, dim) in kernels().into_iter().flat_map(|c| [16, 24, 32, 48, 64, 80].map(|d| (c, d))) {
-        let (width, heads) = (2 * dim, 2);
-        for (past, now) in [(0, 1), (1, 4), (14, 9), (103, 64), (0, 1100)] {
-            let mut ints = |n: usize| (0..n).map(|_| r.int(127) as i8).collect::<Vec<_>>();
-            let (k, v) = (ints(1100 * width), ints(1100 * width));
-            let scales: Vec<f16> =
-                (0..1100 * heads).map(|_| f16::from_f32(r.float().abs() * 0.1)).collect();
-            let q: Vec<f32> = (0..width).map(|_| r.float()).collect();
-            let kv = Kv::I8 { k: &k, v: &v, ks: &scales, vs: &scales };
-            let result = |ops: &dyn Ops| {
-                let (mut scores, mut probs) = (vec![0.0; past + now], vec![0; past + now]);
-                let (mut sums, mut query) = (vec![0; dim], vec![0; dim]);
-                let mut scratch = Scratch {
-                    scores: &mut scores,
-                    probs: &mut probs,
-                    sums: &mut sums,
-                    query: &mut query,
-                };
-                let mut out = vec![SENTINEL; width];
-                ops.attend(
-                    Heads { width, dim },
-                    &q,
-                    [(kv, past), (kv, now)],
-                    &mut scratch,
-                    &mut out,
-                );
-                out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
-            };
-            assert_eq!(
-                result(&Scalar),
-                result(&cpu),
-                "{:?}, {past} + {now} keys of {dim}",
-                cpu.isa()
-            );
-        }
-    }
+    each(check::int8_attention_equals_the_reference);
 }
