@@ -16,6 +16,10 @@ pub enum Isa {
     Neon,
     /// The former with the dot product extension.
     Dotprod,
+    /// WebAssembly with 128-bit SIMD.
+    Simd128,
+    /// 32-bit Arm with the DSP extension, as the feature `dsp` says.
+    Dsp,
 }
 
 /// Whether an architecture is the target's and every listed feature is there: asked at run time, or told
@@ -54,14 +58,25 @@ macro_rules! features {
             ),
             Self::Neon => has!($how "aarch64": "neon"),
             Self::Dotprod => has!($how "aarch64": "neon" "dotprod"),
+            // A module that uses it does not load where it is missing.
+            Self::Simd128 => has!(built "wasm32": "simd128"),
+            Self::Dsp => cfg!(all(target_arch = "arm", feature = "dsp")),
         }
     };
 }
 
 impl Isa {
     /// Every instruction set; of one architecture, the plainest first.
-    pub const ALL: [Self; 6] =
-        [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni, Self::Neon, Self::Dotprod];
+    pub const ALL: [Self; 8] = [
+        Self::Baseline,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Vnni,
+        Self::Neon,
+        Self::Dotprod,
+        Self::Simd128,
+        Self::Dsp,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -72,6 +87,8 @@ impl Isa {
             Self::Vnni => "vnni",
             Self::Neon => "neon",
             Self::Dotprod => "dotprod",
+            Self::Simd128 => "simd128",
+            Self::Dsp => "dsp",
         }
     }
 
