@@ -7,17 +7,10 @@
 use core::arch::x86_64::*;
 
 use half::f16;
-use varmint_core::num::tree;
 use varmint_core::ops::Taps;
 
 /// Inputs of a block of rows: they stay in the second cache while all weights pass.
 const BLOCK: usize = 1 << 16;
-
-/// Rows of a block at most.
-const ROWS: usize = 48;
-
-/// Inputs that a tile takes at once: so much of its weights stays in the first cache while the rows pass.
-const DEPTH: usize = 512;
 
 /// A weight as stored.
 pub(super) trait Weight: Copy {
@@ -97,65 +90,6 @@ impl<'a, W> Product<'a, W> {
     }
 }
 
-/// A product in tiles of some numbers of rows and NR channels (or one).
-macro_rules! gemm_body {
-    ($tile:ident, $nr:literal, [$($mr:literal)*], $x:ident, $w:ident, $bias:ident, $out:ident) => {{
-        let p = Product::new($x, $w, $bias, $out)?;
-        let (x, k, channels) = (p.x, p.x.k(), p.bias.len());
-        let block = (BLOCK / k).clamp(6, ROWS) / 6 * 6;
-        for first in (0..x.rows).step_by(block) {
-            let rows = (x.rows - first).min(block);
-            let mut n = 0;
-            while n + $nr <= channels {
-                gemm_body!(@channels p, x, k, $tile, $nr, [$($mr)*], first, rows, n);
-                n += $nr;
-            }
-            while n < channels {
-                gemm_body!(@channels p, x, k, $tile, 1, [$($mr)*], first, rows, n);
-                n += 1;
-            }
-        }
-        Some(())
-    }};
-    (@channels $p:ident, $x:ident, $k:ident, $tile:ident, $nr:tt, [$($mr:literal)*],
-     $first:ident, $rows:ident, $n:ident) => {{
-        let mut all = [[_mm256_setzero_ps(); $nr]; ROWS];
-        for s in 0..$x.segs {
-            for at in (0..$x.seg_len).step_by(DEPTH) {
-                let len = ($x.seg_len - at).min(DEPTH);
-                let (mut m, mut lanes) = ($first, &mut all[..$rows]);
-                $(
-                    while lanes.len() >= $mr {
-                        // SAFETY: `Product::new` found every row's and channel's segments inside of
-                        // their slices; the features are the caller's own.
-                        unsafe {
-                            let row = m * $x.stride + s * $x.seg_stride + at;
-                            let channel = $n * $k + s * $x.seg_len + at;
-                            $tile::<W, $mr, $nr>(
-                                ($x.data.as_ptr().add(row), $x.stride),
-                                ($p.w.as_ptr().add(channel), $k),
-                                len,
-                                lanes,
-                            );
-                        }
-                        (m, lanes) = (m + $mr, &mut lanes[$mr..]);
-                    }
-                )*
-            }
-        }
-        for (i, lanes) in all[..$rows].iter().enumerate() {
-            for (j, &lanes) in lanes.iter().enumerate() {
-                // SAFETY: both are 32 bytes; row and channel are inside of the product.
-                unsafe {
-                    let lanes: [f32; 8] = core::mem::transmute(lanes);
-                    let to = $p.out.add(($first + i) * $p.bias.len() + $n + j);
-                    to.write(tree(lanes) + $p.bias[$n + j]);
-                }
-            }
-        }
-    }};
-}
-
 /// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold what
 /// the shapes say.
 #[target_feature(enable = "avx2,f16c")]
@@ -165,7 +99,31 @@ pub(super) fn gemm_avx2<W: Weight>(
     bias: &[f32],
     out: &mut [f32],
 ) -> Option<()> {
-    gemm_body!(tile_avx2, 2, [4 2 1], x, w, bias, out)
+    let p = Product::new(x, w, bias, out)?;
+    let block = (BLOCK / x.k() / 4 * 4).max(4);
+    for first in (0..x.rows).step_by(block) {
+        let end = (first + block).min(x.rows);
+        let mut n = 0;
+        while n < bias.len() {
+            let step = if bias.len() - n >= 2 { 2 } else { 1 };
+            let mut m = first;
+            while m < end {
+                // SAFETY: `Product::new` checked every row and channel; AVX2 and F16C are this
+                // function's own.
+                m += unsafe {
+                    match (end - m, step) {
+                        (4.., 2) => tile::<W, 4, 2>(&p, m, n),
+                        (4.., _) => tile::<W, 4, 1>(&p, m, n),
+                        (2.., 2) => tile::<W, 2, 2>(&p, m, n),
+                        (_, 2) => tile::<W, 1, 2>(&p, m, n),
+                        _ => tile::<W, 1, 1>(&p, m, n),
+                    }
+                };
+            }
+            n += step;
+        }
+    }
+    Some(())
 }
 
 /// As [`gemm_avx2`] with the 32 registers of AVX-512VL.
@@ -176,58 +134,104 @@ pub(super) fn gemm_avx512<W: Weight>(
     bias: &[f32],
     out: &mut [f32],
 ) -> Option<()> {
-    gemm_body!(tile_avx512, 4, [6 4 2 1], x, w, bias, out)
+    let p = Product::new(x, w, bias, out)?;
+    let block = (BLOCK / x.k() / 4 * 4).max(4);
+    for first in (0..x.rows).step_by(block) {
+        let end = (first + block).min(x.rows);
+        let mut n = 0;
+        while n < bias.len() {
+            let step = if bias.len() - n >= 4 { 4 } else { 1 };
+            let mut m = first;
+            while m < end {
+                // SAFETY: as above; AVX-512 is this function's own.
+                m += unsafe {
+                    match (end - m, step) {
+                        (6.., 4) => tile_avx512::<W, 6, 4>(&p, m, n),
+                        (4.., 4) => tile_avx512::<W, 4, 4>(&p, m, n),
+                        (2.., 4) => tile_avx512::<W, 2, 4>(&p, m, n),
+                        (_, 4) => tile_avx512::<W, 1, 4>(&p, m, n),
+                        (4.., _) => tile_avx512::<W, 4, 1>(&p, m, n),
+                        _ => tile_avx512::<W, 1, 1>(&p, m, n),
+                    }
+                };
+            }
+            n += step;
+        }
+    }
+    Some(())
 }
 
-/// Eight running lanes per channel of a tile.
-type Lanes<const NR: usize> = [__m256; NR];
-
-/// Adds the products of `len` inputs to the lanes of MR rows and NR channels.
-macro_rules! tile {
-    ($name:ident, $features:literal) => {
-        /// # Safety
-        /// `x` points to rows `stride` apart, `w` to channels `k` apart, both with `len` values; `lanes`
-        /// has MR rows; the features.
-        #[inline]
-        #[target_feature(enable = $features)]
-        unsafe fn $name<W: Weight, const MR: usize, const NR: usize>(
-            (x, stride): (*const f32, usize),
-            (w, k): (*const W, usize),
-            len: usize,
-            lanes: &mut [Lanes<NR>],
-        ) {
-            let Some(lanes) = lanes.first_chunk_mut::<MR>() else { return };
-            let mut acc = *lanes;
-            // SAFETY: `at` and the eight values from it are below `len`, or as many as are.
+/// Rows `m..m + MR`, channels `n..n + NR`; returns MR. The body of both tiles.
+macro_rules! tile_body {
+    ($p:ident, $m:ident, $n:ident) => {{
+        let (x, k) = ($p.x, $p.x.k());
+        let mut acc = [[_mm256_setzero_ps(); NR]; MR];
+        for s in 0..x.segs {
+            // SAFETY: segment s of the channels and rows of the tile; `at` and what is loaded from it
+            // stay inside of the segment.
             unsafe {
+                let row = x.data.as_ptr().add($m * x.stride + s * x.seg_stride);
+                let channel = $p.w.as_ptr().add($n * k + s * x.seg_len);
                 let mut at = 0;
-                while at + 8 <= len {
-                    let mut wide = [_mm256_setzero_ps(); NR];
-                    for (j, wide) in wide.iter_mut().enumerate() {
-                        *wide = W::load(w.add(j * k + at));
+                while at + 8 <= x.seg_len {
+                    let mut w = [_mm256_setzero_ps(); NR];
+                    for (j, w) in w.iter_mut().enumerate() {
+                        *w = W::load(channel.add(j * k + at));
                     }
                     for (i, acc) in acc.iter_mut().enumerate() {
-                        let x = _mm256_loadu_ps(x.add(i * stride + at));
-                        for (acc, &w) in acc.iter_mut().zip(&wide) {
+                        let x = _mm256_loadu_ps(row.add(i * x.stride + at));
+                        for (acc, &w) in acc.iter_mut().zip(&w) {
                             *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
                         }
                     }
                     at += 8;
                 }
-                let rest = len - at;
+                let rest = x.seg_len - at;
                 if rest > 0 {
                     for (i, acc) in acc.iter_mut().enumerate() {
-                        let x = f32::load_part(x.add(i * stride + at), rest);
+                        let x = f32::load_part(row.add(i * x.stride + at), rest);
                         for (j, acc) in acc.iter_mut().enumerate() {
-                            let w = W::load_part(w.add(j * k + at), rest);
+                            let w = W::load_part(channel.add(j * k + at), rest);
                             *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
                         }
                     }
                 }
             }
-            *lanes = acc;
         }
-    };
+        for (i, acc) in acc.into_iter().enumerate() {
+            for (j, acc) in acc.into_iter().enumerate() {
+                // SAFETY: both are 32 bytes; row and channel are inside of the product.
+                unsafe {
+                    let lanes: [f32; 8] = core::mem::transmute(acc);
+                    let to = $p.out.add(($m + i) * $p.bias.len() + $n + j);
+                    to.write(varmint_core::num::tree(lanes) + $p.bias.as_ptr().add($n + j).read());
+                }
+            }
+        }
+        MR
+    }};
 }
-tile!(tile_avx2, "avx2,f16c");
-tile!(tile_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl");
+
+/// # Safety
+/// The rows and channels are inside of the product; AVX2 and F16C.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn tile<W: Weight, const MR: usize, const NR: usize>(
+    p: &Product<'_, W>,
+    m: usize,
+    n: usize,
+) -> usize {
+    tile_body!(p, m, n)
+}
+
+/// # Safety
+/// As [`tile`]; AVX-512VL.
+#[inline]
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn tile_avx512<W: Weight, const MR: usize, const NR: usize>(
+    p: &Product<'_, W>,
+    m: usize,
+    n: usize,
+) -> usize {
+    tile_body!(p, m, n)
+}
