@@ -60,25 +60,27 @@ impl<'a> Product<'a> {
     }
 
     /// Writes the 8 channels of group `g` of row `m`, fewer at the end.
+    ///
+    /// # Safety
+    /// Row and group are inside the product; `out` is what `new` saw; AVX2.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn store(&self, m: usize, g: usize, sums: __m256i, out: &mut [f32]) {
+    unsafe fn store(&self, m: usize, g: usize, sums: __m256i, out: &mut [f32]) {
         let n = self.w.bias.len();
-        let bias = &self.w.bias[8 * g..n.min(8 * g + 8)];
-        let out = &mut out[m * n + 8 * g..][..bias.len()];
-        let scale = &self.w.scale[8 * g..][..8];
         let sx = self.row_scale.get(m).or(self.row_scale.first()).copied().unwrap_or(0.0);
-        // SAFETY: there are 8 scales; of outputs and biases 8 where they are read as 8.
+        // SAFETY: `new` found `rows * n` outputs and scales in eights; outputs and biases are read and
+        // written up to channel `n` only.
         unsafe {
-            let scale = _mm256_mul_ps(_mm256_set1_ps(sx), _mm256_loadu_ps(scale.as_ptr()));
-            let y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
-            if bias.len() == 8 {
-                let y = _mm256_add_ps(y, _mm256_loadu_ps(bias.as_ptr()));
-                _mm256_storeu_ps(out.as_mut_ptr(), y);
+            let scale = _mm256_loadu_ps(self.w.scale.as_ptr().add(8 * g));
+            let y =
+                _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(_mm256_set1_ps(sx), scale));
+            let (to, bias) = (out.as_mut_ptr().add(m * n + 8 * g), self.w.bias.as_ptr().add(8 * g));
+            if n - 8 * g >= 8 {
+                _mm256_storeu_ps(to, _mm256_add_ps(y, _mm256_loadu_ps(bias)));
             } else {
                 let y: [f32; 8] = core::mem::transmute(y);
-                for ((o, y), b) in out.iter_mut().zip(y).zip(bias) {
-                    *o = y + b;
+                for (i, y) in y.into_iter().enumerate().take(n - 8 * g) {
+                    to.add(i).write(y + bias.add(i).read());
                 }
             }
         }
@@ -120,12 +122,19 @@ struct Rows<const MR: usize> {
 
 impl<const MR: usize> Rows<MR> {
     /// Rows from `m` on; `start` holds those of rows `block..`.
+    ///
+    /// # Safety
+    /// `block <= m`, `m + MR` is at most the rows of the product, `start` holds `blocks` for each of
+    /// `block..m + MR`.
     #[inline(always)]
-    fn new(p: &Product<'_>, m: usize, block: usize, start: &[i32]) -> Self {
+    unsafe fn new(p: &Product<'_>, m: usize, block: usize, start: &[i32]) -> Self {
         let mut r = Self { first: m, a: [core::ptr::null(); MR], start: [core::ptr::null(); MR] };
         for i in 0..MR {
-            r.a[i] = p.row(m + i).as_ptr();
-            r.start[i] = start[(m + i - block) * p.blocks..][..p.blocks].as_ptr();
+            // SAFETY: `Product::new` found the last row inside the data; starts are the caller's.
+            unsafe {
+                r.a[i] = p.x.data.as_ptr().add((m + i) * p.x.stride);
+                r.start[i] = start.as_ptr().add((m + i - block) * p.blocks);
+            }
         }
         r
     }
@@ -154,22 +163,28 @@ pub(super) fn avx2(
         if end - first <= 2 {
             // Few rows wait for memory, which is read fastest as one stream.
             for g in 0..p.groups {
-                match end - first {
-                    2 => direct::<2, 1>(&p, Rows::new(&p, first, first, &table), g, out),
-                    _ => direct::<1, 1>(&p, Rows::new(&p, first, first, &table), g, out),
-                };
+                // SAFETY: rows `first..end` are inside the product, their starts in the table.
+                unsafe {
+                    match end - first {
+                        2 => direct::<2, 1>(&p, Rows::new(&p, first, first, &table), g, out),
+                        _ => direct::<1, 1>(&p, Rows::new(&p, first, first, &table), g, out),
+                    };
+                }
             }
             continue;
         }
         for g in (0..p.groups).step_by(2) {
             let mut m = first;
             while m < end {
-                m += match end - m {
-                    4.. => direct::<4, 2>(&p, Rows::new(&p, m, first, &table), g, out),
-                    3 => direct::<3, 2>(&p, Rows::new(&p, m, first, &table), g, out),
-                    2 => direct::<2, 2>(&p, Rows::new(&p, m, first, &table), g, out),
-                    _ => direct::<1, 2>(&p, Rows::new(&p, m, first, &table), g, out),
-                };
+                // SAFETY: rows `m..end` are inside the product, their starts in the table.
+                unsafe {
+                    m += match end - m {
+                        4.. => direct::<4, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                        3 => direct::<3, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                        2 => direct::<2, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                        _ => direct::<1, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                    };
+                }
             }
         }
     }
@@ -189,10 +204,25 @@ unsafe fn twice(scales: *const i8) -> __m256i {
     _mm256_shuffle_epi8(wide, _mm256_broadcastsi128_si256(low))
 }
 
-/// Rows of a tile times NG channel groups from `g` on, unpacked in registers.
+/// The same sum, of which the compiler knows nothing: it would add in another order, for which there
+/// are too few registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn direct<const MR: usize, const NG: usize>(
+fn in_order(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags));
+    }
+    sum
+}
+
+/// Rows of a tile times NG channel groups from `g` on, unpacked in registers.
+///
+/// # Safety
+/// `r` is of this product, `g` below its groups; AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn direct<const MR: usize, const NG: usize>(
     p: &Product<'_>,
     r: Rows<MR>,
     g: usize,
@@ -227,7 +257,7 @@ fn direct<const MR: usize, const NG: usize>(
                         let a = a.add(32 * b + 4 * step).cast::<i32>();
                         let a = _mm256_set1_epi32(a.read_unaligned());
                         for (sum, w) in sum.iter_mut().zip(w) {
-                            *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, a));
+                            *sum = in_order(_mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, a)));
                         }
                     }
                 }
@@ -245,14 +275,15 @@ fn direct<const MR: usize, const NG: usize>(
     }
     for (i, acc) in acc.into_iter().enumerate() {
         for (g, acc) in (g..p.groups).zip(acc) {
-            p.store(r.first + i, g, acc, out);
+            // SAFETY: the rows of `r` and groups below `groups` are inside the product.
+            unsafe { p.store(r.first + i, g, acc, out) };
         }
     }
     MR
 }
 
 /// Rows from which on a panel of weights is unpacked once for all.
-const SHARE: usize = 24;
+const SHARE: usize = 48;
 /// Blocks of 32 inputs that are unpacked at once: 18 KiB, which stay in the first cache.
 const DEPTH: usize = 32;
 /// 16 channels times 32 inputs, unpacked, and their scales.
@@ -277,17 +308,21 @@ fn panels(p: &Product<'_>, first: usize, end: usize, table: &[i32], out: &mut [f
             let mut m = first;
             while m < end {
                 let sums = &mut sums[m - first..];
-                m += match end - m {
-                    4.. => tile::<4>(Rows::new(p, m, first, table), from, panel, sums),
-                    3 => tile::<3>(Rows::new(p, m, first, table), from, panel, sums),
-                    2 => tile::<2>(Rows::new(p, m, first, table), from, panel, sums),
-                    _ => tile::<1>(Rows::new(p, m, first, table), from, panel, sums),
-                };
+                // SAFETY: as in `avx2`.
+                unsafe {
+                    m += match end - m {
+                        4.. => tile::<4>(Rows::new(p, m, first, table), from, panel, sums),
+                        3 => tile::<3>(Rows::new(p, m, first, table), from, panel, sums),
+                        2 => tile::<2>(Rows::new(p, m, first, table), from, panel, sums),
+                        _ => tile::<1>(Rows::new(p, m, first, table), from, panel, sums),
+                    };
+                }
             }
         }
         for (m, sums) in (first..end).zip(sums) {
             for (g, sums) in (g..p.groups).zip(sums) {
-                p.store(m, g, sums, out);
+                // SAFETY: `m` is below `end`, `g` below `groups`.
+                unsafe { p.store(m, g, sums, out) };
             }
         }
     }
@@ -329,9 +364,12 @@ fn unpack<'r>(
 }
 
 /// Adds the products of an unpacked panel, whose first block is `from`, to the sums of the rows.
+///
+/// # Safety
+/// `r` has `from + panel.len()` blocks; AVX2.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn tile<const MR: usize>(
+unsafe fn tile<const MR: usize>(
     r: Rows<MR>,
     from: usize,
     panel: &[Unpacked],
@@ -340,7 +378,7 @@ fn tile<const MR: usize>(
     let sums = &mut sums[..MR];
     for (b, u) in (from..).zip(panel) {
         let mut sum = [[_mm256_setzero_si256(); 2]; MR];
-        // SAFETY: `b` is below the panel's length, for which inputs and starts were cut above.
+        // SAFETY: `b` is below `from + panel.len()`.
         unsafe {
             for (sum, start) in sum.iter_mut().zip(r.start) {
                 *sum = [_mm256_set1_epi32(*start.add(b)); 2];
@@ -350,7 +388,7 @@ fn tile<const MR: usize>(
                     let a = a.add(32 * b + 4 * step).cast::<i32>();
                     let a = _mm256_set1_epi32(a.read_unaligned());
                     for (sum, &w) in sum.iter_mut().zip(w) {
-                        *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, a));
+                        *sum = in_order(_mm256_add_epi16(*sum, _mm256_maddubs_epi16(w, a)));
                     }
                 }
             }
@@ -386,13 +424,16 @@ pub(super) fn vnni(
         for g in (0..p.groups).step_by(2) {
             let mut m = first;
             while m < end {
-                m += match end - m {
-                    12.. => wide::<12>(&p, Rows::new(&p, m, first, &table), g, out),
-                    8.. => wide::<8>(&p, Rows::new(&p, m, first, &table), g, out),
-                    4.. => wide::<4>(&p, Rows::new(&p, m, first, &table), g, out),
-                    2.. => wide::<2>(&p, Rows::new(&p, m, first, &table), g, out),
-                    _ => wide::<1>(&p, Rows::new(&p, m, first, &table), g, out),
-                };
+                // SAFETY: as in `avx2`.
+                unsafe {
+                    m += match end - m {
+                        12.. => wide::<12>(&p, Rows::new(&p, m, first, &table), g, out),
+                        8.. => wide::<8>(&p, Rows::new(&p, m, first, &table), g, out),
+                        4.. => wide::<4>(&p, Rows::new(&p, m, first, &table), g, out),
+                        2.. => wide::<2>(&p, Rows::new(&p, m, first, &table), g, out),
+                        _ => wide::<1>(&p, Rows::new(&p, m, first, &table), g, out),
+                    };
+                }
             }
         }
     }
@@ -400,9 +441,12 @@ pub(super) fn vnni(
 }
 
 /// Rows of a tile times the two channel groups from `g` on, side by side in a register.
+///
+/// # Safety
+/// `r` is of this product, `g` below its groups; AVX-512 with VNNI.
 #[inline]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn wide<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f32]) -> usize {
+unsafe fn wide<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f32]) -> usize {
     let gs = [g, (g + 1).min(p.groups - 1)];
     let w = [p.weights(gs[0]), p.weights(gs[1])];
     let scales = [p.scales(gs[0]), p.scales(gs[1])];
@@ -443,7 +487,8 @@ fn wide<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f32]
     for (i, acc) in acc.into_iter().enumerate() {
         let halves = [_mm512_castsi512_si256(acc), _mm512_extracti64x4_epi64::<1>(acc)];
         for (g, half) in (g..p.groups).zip(halves) {
-            p.store(r.first + i, g, half, out);
+            // SAFETY: the rows of `r` and groups below `groups` are inside the product.
+            unsafe { p.store(r.first + i, g, half, out) };
         }
     }
     MR
