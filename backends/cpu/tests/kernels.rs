@@ -225,8 +225,16 @@ fn products_of_4_bit_weights_equal_the_reference() {
     let mut r = Random(1 << 40);
     let mut cases = 0;
     for cpu in kernels() {
-        let mut shapes =
-            vec![(131, 96, 40), (33, 1056, 25), (9, 2048, 64), (25, 8256, 9), (2, 16_640, 17)];
+        let mut shapes = vec![
+            (131, 96, 40),
+            (33, 1056, 25),
+            (49, 1056, 25),
+            (50, 2080, 9),
+            (51, 64, 16),
+            (9, 2048, 64),
+            (25, 8256, 9),
+            (2, 16_640, 17),
+        ];
         for m in 1..=17 {
             for n in [1, 7, 8, 9, 15, 16, 17, 31, 33] {
                 shapes.push((m, [32, 64, 96][(m + n) % 3], n));
