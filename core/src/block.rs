@@ -8,6 +8,7 @@
 //! A block runs over tiles of tokens: first keys and values of all tiles, then, tile by tile, queries,
 //! attention and the feed-forward part. Only the residual stream has the size of a scale.
 
+use bytemuck::try_cast_slice_mut;
 use half::f16;
 
 use crate::bytes::{part, part_mut, up};
@@ -17,8 +18,7 @@ use crate::host::{Host, Job, linear, nums, nums_ref, split};
 use crate::model::{Ada, Linear};
 use crate::num::silu;
 use crate::ops::{Heads, Kv, Ops, Scratch};
-use crate::plan::{ARENA_ALIGN, Buf, Plan, attend_rows, kv_bytes, row_last_scale};
-use crate::scalar::{l2_normalize, quantize_head};
+use crate::plan::{ARENA_ALIGN, Buf, Plan, kv_bytes, row_last_scale};
 use crate::stage::{HEAD_TILE, Tile};
 use crate::tier::Store;
 
@@ -74,7 +74,8 @@ fn kv_ref<'a>(bytes: &'a [u8], cap: usize, trunk: &Trunk, store: Store) -> Resul
 }
 
 /// Writes keys (`which` 0) or values (1) of one token.
-fn kv_store(
+fn kv_store<O: Ops>(
+    ops: &O,
     bytes: &mut [u8],
     cap: usize,
     trunk: &Trunk,
@@ -98,12 +99,7 @@ fn kv_store(
             let out = part_mut(nums::<i8>(values)?, token * w, w);
             let scales = nums::<f16>(part_mut(rest, which * s, s))?;
             let scales = part_mut(scales, token * heads, heads);
-            let dim = trunk.head_dim();
-            for ((o, x), s) in
-                out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).zip(scales.iter_mut())
-            {
-                *s = quantize_head(x, o);
-            }
+            ops.quantize_heads(x, trunk.head_dim(), out, scales);
         }
     }
     Ok(())
@@ -264,11 +260,11 @@ impl<O: Ops> Host<'_, O> {
             let (k, v) = split(kv_row, w)?;
             if trunk.l2_norm {
                 for head in k.chunks_exact_mut(trunk.head_dim()) {
-                    l2_normalize(head, 1.0);
+                    self.ops.normalize_heads(head, trunk.head_dim(), &[1.0]);
                 }
             }
-            kv_store(kv, cap, &trunk, store, 0, at + i, k)?;
-            kv_store(kv, cap, &trunk, store, 1, at + i, v)?;
+            kv_store(&self.ops, kv, cap, &trunk, store, 0, at + i, k)?;
+            kv_store(&self.ops, kv, cap, &trunk, store, 1, at + i, v)?;
         }
         Ok(())
     }
@@ -302,7 +298,7 @@ impl<O: Ops> Host<'_, O> {
         let (u, rest) = split(nums::<f32>(work)?, n * w)?;
         {
             let (q, rest) = split(rest, n * w)?;
-            let o = rest.get_mut(..n * w).ok_or(Error::PlanMismatch)?;
+            let (o, spare) = split(rest, n * w)?;
             for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
                 self.ops.layer_norm(x, part(mods, 2 * w, w), part(mods, 4 * w, w), u);
             }
@@ -310,23 +306,30 @@ impl<O: Ops> Host<'_, O> {
             let lin = Linear { w: qkv.w.rows_from(0, w), bias: part(qkv.bias, 0, w) };
             linear(&self.ops, u, n, &lin, rows, scale, q)?;
             for q in q.chunks_exact_mut(w) {
+                if trunk.l2_norm {
+                    self.ops.normalize_heads(q, dim, weights.query_scale);
+                    continue;
+                }
                 for (q, &factor) in q.chunks_exact_mut(dim).zip(weights.query_scale) {
-                    if trunk.l2_norm {
-                        l2_normalize(q, factor);
-                    } else {
-                        for v in q {
-                            *v *= factor;
-                        }
+                    for v in q {
+                        *v *= factor;
                     }
                 }
             }
             let tokens = job.model.shape.config.tokens();
-            let keys = attend_rows(&job.plan.tier) * tokens;
-            let (s, p) = split(scores, up(4 * keys, ARENA_ALIGN))?;
+            let (s, p) = split(scores, up(4 * tokens, ARENA_ALIGN))?;
             let (sums, query) = split(head, 4 * dim)?;
             let query = nums(query.get_mut(..dim).ok_or(Error::PlanMismatch)?)?;
-            let probs = nums(p.get_mut(..2 * keys).ok_or(Error::PlanMismatch)?)?;
+            let probs = nums(p.get_mut(..2 * tokens).ok_or(Error::PlanMismatch)?)?;
             let mut scratch = Scratch { scores: nums(s)?, probs, sums: nums(sums)?, query };
+            // The hidden layer's place is free until then, and mostly larger than what was planned.
+            let keys = cache.before + l;
+            let places = 2 * spare.len() / (3 * keys.max(1)) * keys;
+            if store == Store::I8 && places > tokens {
+                let (s, p) = split(spare, places)?;
+                scratch.scores = s;
+                scratch.probs = try_cast_slice_mut(p).map_err(|_| Error::PlanMismatch)?;
+            }
             let past = kv_ref(part(past, from, len), cache.cap, &trunk, store)?;
             let kv = if cache.keep {
                 [(past, cache.before + l), (kv_ref(&[], 0, &trunk, store)?, 0)]

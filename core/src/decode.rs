@@ -236,7 +236,7 @@ impl<O: Ops> Host<'_, O> {
         let row = part_mut(nums::<f32>(out_rows)?, 0, p.w * c);
         for y in 0..p.h {
             p.map(input, c).load(&self.ops, y, row);
-            s.add(stat::MAP, row, c);
+            s.add(&self.ops, stat::MAP, row, c);
         }
         Ok(())
     }
@@ -293,7 +293,7 @@ impl<O: Ops> Host<'_, O> {
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in out.chunks_exact_mut(p.out_w * cout).enumerate() {
             save(&self.ops, output, p.store, y + i, row)?;
-            s.add(stat::MAP, row, cout);
+            s.add(&self.ops, stat::MAP, row, cout);
         }
         Ok(())
     }
@@ -323,7 +323,7 @@ impl<O: Ops> Host<'_, O> {
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
             save(&self.ops, hidden, p.store, y + i, row)?;
-            s.add(stat::HIDDEN, row, cout);
+            s.add(&self.ops, stat::HIDDEN, row, cout);
         }
         Ok(())
     }
@@ -386,7 +386,7 @@ impl<O: Ops> Host<'_, O> {
                 }
             }
             save(&self.ops, output, p.store, y + i, row)?;
-            s.add(stat::MAP, row, cout);
+            s.add(&self.ops, stat::MAP, row, cout);
         }
         Ok(())
     }
@@ -459,7 +459,7 @@ impl<O: Ops> Host<'_, O> {
             p.map(map, c).load(&self.ops, y, base);
             add(sum, base);
             save(&self.ops, map, p.store, y, sum)?;
-            s.add(stat::MAP, sum, c);
+            s.add(&self.ops, stat::MAP, sum, c);
         }
         Ok(())
     }

@@ -60,21 +60,14 @@ impl<'a> Stats<'a> {
     }
 
     /// Takes one row of a map in: sums of the row first, then into the total.
-    pub(crate) fn add(&mut self, which: usize, row: &[f32], c: usize) {
+    pub(crate) fn add<O: Ops>(&mut self, ops: &O, which: usize, row: &[f32], c: usize) {
         let n = self.c_max;
         self.row_mut(stat::TEMP, c).fill(0.0);
         let (low, temp) = self.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();
         let (_, set) = low.split_at_mut_checked(which * n).unwrap_or_default();
         let (sum, rest) = set.split_at_mut_checked(n).unwrap_or_default();
         let (min, max) = rest.split_at_mut_checked(n).unwrap_or_default();
-        for px in row.chunks_exact(c) {
-            let stats = temp.iter_mut().zip(min.iter_mut()).zip(max.iter_mut());
-            for (((t, lo), hi), &v) in stats.zip(px) {
-                *t += v;
-                *lo = if v < *lo { v } else { *lo };
-                *hi = if v > *hi { v } else { *hi };
-            }
-        }
+        ops.map_stats(row, part_mut(temp, 0, c), part_mut(min, 0, c), part_mut(max, 0, c));
         for (s, &t) in sum.iter_mut().zip(temp.iter()).take(c) {
             *s += t;
         }
@@ -196,11 +189,7 @@ pub(crate) fn norm<O: Ops>(
         let (low, temp) = s.all.split_at_mut_checked(stat::TEMP * n).unwrap_or_default();
         let (gain, mean) =
             part_mut(low, stat::GAIN * n, 2 * n).split_at_mut_checked(n).unwrap_or_default();
-        for px in row.chunks_exact(c) {
-            for ((t, &m), &v) in temp.iter_mut().zip(mean.iter()).zip(px) {
-                *t += (v - m) * (v - m);
-            }
-        }
+        ops.map_squares(row, part(mean, 0, c), part_mut(temp, 0, c));
         for (g, &t) in gain.iter_mut().zip(temp.iter()).take(c) {
             *g += t;
         }

@@ -118,6 +118,27 @@ pub trait Ops {
         scalar::norm_act(x, gain, shift, silu);
     }
 
+    /// Statistics of pixels `x`, channel by channel: adds them to `sum` in order, and widens `min` and `max`.
+    /// The length of `sum` is the number of channels.
+    fn map_stats(&self, x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]) {
+        scalar::map_stats(x, sum, min, max);
+    }
+
+    /// `sum[c] += (x[p, c] - mean[c])^2`, pixels in order.
+    fn map_squares(&self, x: &[f32], mean: &[f32], sum: &mut [f32]) {
+        scalar::map_squares(x, mean, sum);
+    }
+
+    /// `x = x / max(|x|, 1e-12) * factor` for every head of a row; `factors` holds one per head.
+    fn normalize_heads(&self, x: &mut [f32], dim: usize, factors: &[f32]) {
+        scalar::normalize_heads(x, dim, factors);
+    }
+
+    /// int8 and a scale for every head of a row; `scales` holds one per head.
+    fn quantize_heads(&self, x: &[f32], dim: usize, out: &mut [i8], scales: &mut [f16]) {
+        scalar::quantize_heads(x, dim, out, scales);
+    }
+
     /// `out = x`, exact.
     fn widen_f16(&self, x: &[f16], out: &mut [f32]) {
         scalar::widen_f16(x, out);

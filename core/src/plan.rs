@@ -548,15 +548,6 @@ pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<
     Some(if j < tier.guided { j } else { tier.guided - 1 })
 }
 
-/// Query rows that attention takes at once. Only its int8 kernels gain from more than one.
-pub(crate) const fn attend_rows(tier: &Tier) -> usize {
-    match tier.cache {
-        Store::I8 if tier.tile > 8 => 8,
-        Store::I8 => tier.tile,
-        Store::F32 | Store::F16 => 1,
-    }
-}
-
 const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
     let c = &shape.config;
     let t = shape.trunk(0);
@@ -582,8 +573,7 @@ const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
     let widest = max(up32(w), up32(hidden));
     b.add(Buf::Rows, if t.act == 4 { 16 } else { product([t.act as usize, widest, head]) }, 0, end);
     b.add(Buf::RowScale, 4 * head, 0, end);
-    let keys = attend_rows(tier) * c.tokens();
-    b.add(Buf::Scores, up(4 * keys, ARENA_ALIGN) + 2 * keys, 1, end);
+    b.add(Buf::Scores, up(4 * c.tokens(), ARENA_ALIGN) + 2 * c.tokens(), 1, end);
     b.add(Buf::Head, 5 * t.head_dim(), 1, end);
     b.add(Buf::Logits, product([4, rows, HEAD_TILE, v]), 1, end);
     b.add(Buf::Candidates, 4 * v, 1, end);

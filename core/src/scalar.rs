@@ -252,6 +252,47 @@ pub fn norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool) {
     }
 }
 
+/// See [`crate::ops::Ops::map_stats`].
+#[inline(always)]
+pub fn map_stats(x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]) {
+    for px in x.chunks_exact(sum.len().max(1)) {
+        let stats = sum.iter_mut().zip(min.iter_mut()).zip(max.iter_mut());
+        for (((t, lo), hi), &v) in stats.zip(px) {
+            *t += v;
+            *lo = if v < *lo { v } else { *lo };
+            *hi = if v > *hi { v } else { *hi };
+        }
+    }
+}
+
+/// See [`crate::ops::Ops::map_squares`].
+#[inline(always)]
+pub fn map_squares(x: &[f32], mean: &[f32], sum: &mut [f32]) {
+    let c = sum.len().max(1);
+    for px in x.chunks_exact(c) {
+        for ((t, &m), &v) in sum.iter_mut().zip(mean).zip(px) {
+            *t += (v - m) * (v - m);
+        }
+    }
+}
+
+/// See [`crate::ops::Ops::normalize_heads`].
+#[inline(always)]
+pub fn normalize_heads(x: &mut [f32], dim: usize, factors: &[f32]) {
+    for (x, &factor) in x.chunks_exact_mut(dim.max(1)).zip(factors) {
+        l2_normalize(x, factor);
+    }
+}
+
+/// See [`crate::ops::Ops::quantize_heads`].
+#[inline(always)]
+pub fn quantize_heads(x: &[f32], dim: usize, out: &mut [i8], scales: &mut [f16]) {
+    let dim = dim.max(1);
+    for ((o, x), s) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).zip(scales) {
+        *s = quantize_head(x, o);
+    }
+}
+
 /// See [`crate::ops::Ops::widen_f16`].
 #[inline(always)]
 pub fn widen_f16(x: &[f16], out: &mut [f32]) {
