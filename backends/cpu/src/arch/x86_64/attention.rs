@@ -266,12 +266,14 @@ unsafe fn scores_avx2(part: &Part<'_>, block: &mut Block, scores: *mut f32, stri
         for (half, j) in [j, j + 8].into_iter().enumerate() {
             for (c, keys) in keys.as_chunks_mut::<8>().0.iter_mut().enumerate().take(part.dim / 16)
             {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|i| {
+                let mut four = [_mm256_setzero_si256(); 4];
+                for (i, four) in four.iter_mut().enumerate() {
                     // SAFETY: 16 channels of the head.
                     let (low, high) =
                         unsafe { (part.key(j + i, 16 * c), part.key(j + i + 4, 16 * c)) };
-                    _mm256_set_m128i(high, low)
-                });
+                    *four = _mm256_set_m128i(high, low);
+                }
+                let [a, b, c, d] = four;
                 let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
                 let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
                 let fours = [

@@ -54,7 +54,7 @@ impl Kernel for Fours {
             for c in (0..dim / 32 * 32).step_by(32) {
                 values_vnni(parts, c, rows, probs, n, factor, out);
             }
-            if dim % 32 != 0 {
+            if !dim.is_multiple_of(32) {
                 values_avx2(parts, dim - 16, rows, probs, n, factor, out);
             }
         }
@@ -69,13 +69,21 @@ unsafe fn scores_vnni(part: &Part<'_>, block: &mut Block, scores: *mut f32, stri
         // 128 times the sum of a key, which the offset of the queries adds.
         let mut offset = _mm512_setzero_si512();
         for (c, keys) in keys.as_chunks_mut::<4>().0.iter_mut().enumerate().take(part.dim / 16) {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|i| {
+            let mut four = [_mm512_setzero_si512(); 4];
+            for (i, four) in four.iter_mut().enumerate() {
                 // SAFETY: 16 channels of the head.
-                let [k0, k1, k2, k3] =
-                    [0, 4, 8, 12].map(|k| unsafe { part.key(j + i + k, 16 * c) });
+                let (k0, k1, k2, k3) = unsafe {
+                    (
+                        part.key(j + i, 16 * c),
+                        part.key(j + i + 4, 16 * c),
+                        part.key(j + i + 8, 16 * c),
+                        part.key(j + i + 12, 16 * c),
+                    )
+                };
                 let (low, high) = (_mm256_set_m128i(k1, k0), _mm256_set_m128i(k3, k2));
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
-            });
+                *four = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            }
+            let [a, b, c, d] = four;
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
             *keys = [
