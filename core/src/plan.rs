@@ -425,6 +425,10 @@ impl Plan {
         let mut i = 0;
         while i <= MAX_BUFFERS {
             let from = if i == MAX_BUFFERS { 0 } else { self.end_at(i, tick) };
+            if from == 0 && i < MAX_BUFFERS {
+                i += 1; // not live: that it ends nowhere is the arena's start, which comes last
+                continue;
+            }
             let (mut to, mut j) = (self.bytes, 0);
             while j < MAX_BUFFERS {
                 let end = self.end_at(j, tick);

@@ -100,14 +100,11 @@ pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
     if s.top_p <= 0.0 || s.top_p >= 1.0 {
         return unscaled(logits, s.temperature, kth);
     }
-    // Ties with the k-th stay, so gather by value.
-    let mut m = 0;
-    for &g in logits {
-        let g = g / s.temperature;
-        if g >= kth
-            && let Some(o) = kept.get_mut(m)
-        {
-            *o = g;
+    // Ties with the k-th stay: move them to the others.
+    let mut m = k;
+    for i in k..n {
+        if at(kept, i) >= kth {
+            kept.swap(m, i);
             m += 1;
         }
     }
@@ -123,6 +120,10 @@ pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
         }
     }
     unscaled(logits, s.temperature, max)
+}
+
+fn at(x: &[f32], i: usize) -> f32 {
+    x.get(i).copied().unwrap_or(f32::NEG_INFINITY)
 }
 
 /// The smallest logit whose quotient by the temperature reaches `least`.
