@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|bare|train|pictures|all]
-# Needs Rust; `bare` installs a bare-metal toolchain from Debian packages, `train` PyTorch from PyPI.
+# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|wasm|cortex_m|train|pictures|all]
+# Needs Rust; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -10,6 +10,8 @@ test() { # what the README says, and what every machine can run
 
 lint() {
     cargo fmt --check
+    cargo fmt --check --manifest-path tests/bare/cortex-m/Cargo.toml
+    cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
     cargo clippy --workspace --all-targets -- -D warnings
     cargo check -p varmint-core --features defmt
     cargo check -p varmint --no-default-features
@@ -21,13 +23,51 @@ lint() {
 }
 
 bare() { # core and the CPU kernels alone, for a Cortex-M4F
-    local target=thumbv7em-none-eabihf
-    if rustup target list --installed 2>/dev/null | grep -qx "$target"; then
-        cargo build --release -p varmint-core -p varmint-cpu --no-default-features --target "$target"
-    else
+    local target=thumbv7em-none-eabihf cargo=(cargo)
+    if ! rustup target list --installed 2>/dev/null | grep -qx "$target"; then
         CROSS_QEMU=0 CROSS_TARGETS=$target bash ci/setup-cross.sh
-        cargo +cross build --release -p varmint-core -p varmint-cpu --no-default-features --target "$target"
+        cargo=(cargo +cross)
     fi
+    "${cargo[@]}" build --release -p varmint-core -p varmint-cpu --no-default-features --target "$target"
+    "${cargo[@]}" build --release -p varmint-cpu --no-default-features --features dsp --target "$target"
+}
+
+aarch64() { # the kernels, and whole pictures, on emulated processors without and with dotprod
+    local target=aarch64-unknown-linux-gnu processor kernels
+    CROSS_TARGETS= bash ci/setup-cross.sh
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    cargo +cross clippy -p varmint-cpu --target "$target" -- -D warnings
+    for processor in cortex-a72 cortex-a76; do
+        kernels=baseline,neon
+        [ "$processor" = cortex-a72 ] || kernels+=,dotprod
+        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $processor -L /usr/aarch64-linux-gnu"
+        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint-cpu --test kernels --target "$target"
+        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint --test steps --test picture --target "$target"
+    done
+}
+
+wasm() { # the kernels for wasm, in node
+    CROSS_QEMU=0 CROSS_TARGETS=wasm32-unknown-unknown bash ci/setup-cross.sh
+    command -v node >/dev/null || { apt-get -qq update && apt-get -qq install -y --no-install-recommends nodejs >/dev/null; }
+    local out=${CARGO_TARGET_DIR:-$PWD/target/wasm}
+    (
+        cd tests/bare/wasm
+        export CARGO_TARGET_DIR=$out
+        cargo +cross clippy --release -- -D warnings
+        cargo +cross build --release
+        node run.mjs "$out/wasm32-unknown-unknown/release/varmint_wasm.wasm"
+    )
+}
+
+cortex_m() { # the kernels for Cortex-M, in firmware on an emulated board
+    CROSS_TARGETS=thumbv7em-none-eabihf bash ci/setup-cross.sh
+    local out=${CARGO_TARGET_DIR:-$PWD/target/cortex-m}
+    (
+        cd tests/bare/cortex-m
+        export CARGO_TARGET_DIR=$out
+        cargo +cross clippy --release -- -D warnings
+        cargo +cross run --release
+    )
 }
 
 train() { # the PyTorch side against the same goldens
@@ -50,6 +90,9 @@ all() {
     test
     pictures
     bare
+    aarch64
+    wasm
+    cortex_m
     train
 }
 

@@ -35,7 +35,7 @@ fn reserved_bytes_are_zero() {
         (config + 64 + 7, Fault::Schedule),
         (trunk + 24, Fault::Config),
         (trunk + 31, Fault::Config),
-        (tier + 168, Fault::Tier),
+        (tier + 172, Fault::Tier),
         (tier + 191, Fault::Tier),
         (config - 1, Fault::Section),
     ];

@@ -12,35 +12,35 @@ pub enum Isa {
     Avx512,
     /// The former with VNNI.
     Vnni,
-    /// NEON, of AArch64.
+    /// 64-bit Arm: NEON.
     Neon,
-    /// The former with `sdot`.
+    /// The former with the dot product extension.
     Dotprod,
+    /// WebAssembly with 128-bit SIMD.
+    Simd128,
+    /// 32-bit Arm with the DSP extension, as the feature `dsp` says.
+    Dsp,
 }
 
-/// Whether every listed feature of an architecture is there: asked at run time, or told to the compiler.
+/// Whether an architecture is the target's and every listed feature is there: asked at run time, or told
+/// to the compiler.
 macro_rules! has {
-    (detected $arch:literal $detected:ident $($feature:tt)*) => {{
-        #[cfg(target_arch = $arch)]
-        let found = true $(&& std::arch::$detected!($feature))*;
-        #[cfg(not(target_arch = $arch))]
+    (detected "x86_64": $($feature:tt)*) => {{
+        #[cfg(target_arch = "x86_64")]
+        let found = true $(&& std::arch::is_x86_feature_detected!($feature))*;
+        #[cfg(not(target_arch = "x86_64"))]
         let found = false;
         found
     }};
-    (built $arch:literal $detected:ident $($feature:tt)*) => {
+    (detected "aarch64": $($feature:tt)*) => {{
+        #[cfg(target_arch = "aarch64")]
+        let found = true $(&& std::arch::is_aarch64_feature_detected!($feature))*;
+        #[cfg(not(target_arch = "aarch64"))]
+        let found = false;
+        found
+    }};
+    (built $arch:tt: $($feature:tt)*) => {
         cfg!(all(target_arch = $arch, $(target_feature = $feature),*))
-    };
-}
-
-macro_rules! x86_64 {
-    ($how:ident $($feature:tt)*) => {
-        has!($how "x86_64" is_x86_feature_detected $($feature)*)
-    };
-}
-
-macro_rules! aarch64 {
-    ($how:ident $($feature:tt)*) => {
-        has!($how "aarch64" is_aarch64_feature_detected $($feature)*)
     };
 }
 
@@ -49,23 +49,34 @@ macro_rules! features {
     ($how:ident, $isa:expr) => {
         match $isa {
             Self::Baseline => true,
-            Self::Avx2 => x86_64!($how "avx2" "f16c"),
+            Self::Avx2 => has!($how "x86_64": "avx2" "f16c"),
             Self::Avx512 => {
-                x86_64!($how "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl")
+                has!($how "x86_64": "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl")
             }
-            Self::Vnni => x86_64!(
-                $how "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"
+            Self::Vnni => has!(
+                $how "x86_64": "avx2" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"
             ),
-            Self::Neon => aarch64!($how "neon"),
-            Self::Dotprod => aarch64!($how "neon" "dotprod"),
+            Self::Neon => has!($how "aarch64": "neon"),
+            Self::Dotprod => has!($how "aarch64": "neon" "dotprod"),
+            // A module that uses it does not load where it is missing.
+            Self::Simd128 => has!(built "wasm32": "simd128"),
+            Self::Dsp => cfg!(all(target_arch = "arm", feature = "dsp")),
         }
     };
 }
 
 impl Isa {
-    /// Every instruction set, an architecture's plainest first.
-    pub const ALL: [Self; 6] =
-        [Self::Baseline, Self::Avx2, Self::Avx512, Self::Vnni, Self::Neon, Self::Dotprod];
+    /// Every instruction set; of one architecture, the plainest first.
+    pub const ALL: [Self; 8] = [
+        Self::Baseline,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Vnni,
+        Self::Neon,
+        Self::Dotprod,
+        Self::Simd128,
+        Self::Dsp,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -76,6 +87,8 @@ impl Isa {
             Self::Vnni => "vnni",
             Self::Neon => "neon",
             Self::Dotprod => "dotprod",
+            Self::Simd128 => "simd128",
+            Self::Dsp => "dsp",
         }
     }
 

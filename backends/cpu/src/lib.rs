@@ -190,5 +190,9 @@ impl Ops for Cpu {
         narrow_f16(x: &mut [f32], out: &mut [f16]);
         requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]);
         requantize_i12(x: &[f32], inverse: f32, out: &mut [i16]);
+        map_stats(x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]);
+        map_squares(x: &[f32], mean: &[f32], sum: &mut [f32]);
+        normalize_heads(x: &mut [f32], dim: usize, factors: &[f32]);
+        quantize_heads(x: &[f32], dim: usize, out: &mut [i8], scales: &mut [f16]);
     }
 }

@@ -4,9 +4,22 @@
 // Little-endian, because lanes are taken from words; NEON, because of soft-float targets.
 #[cfg(all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"))]
 mod aarch64;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "not every aarch64 has kernels"))]
+#[cfg(all(target_arch = "arm", feature = "dsp"))]
+mod arm;
+#[cfg(any(
+    all(target_arch = "arm", feature = "dsp"),
+    all(target_arch = "wasm32", target_feature = "simd128"),
+))]
+mod attention;
+#[cfg(any(
+    target_arch = "x86_64",
+    all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"),
+    all(target_arch = "arm", feature = "dsp"),
+    all(target_arch = "wasm32", target_feature = "simd128"),
+))]
 mod product;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm32;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -29,6 +42,10 @@ pub(crate) const fn kernels(isa: Isa) -> &'static (dyn Ops + Sync) {
         Isa::Neon => &aarch64::Neon,
         #[cfg(all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"))]
         Isa::Dotprod => &aarch64::Dotprod,
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        Isa::Simd128 => &wasm32::Simd128,
+        #[cfg(all(target_arch = "arm", feature = "dsp"))]
+        Isa::Dsp => &arm::Dsp,
         _ => &Scalar,
     }
 }

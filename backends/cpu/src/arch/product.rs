@@ -2,6 +2,10 @@
 
 use varmint_core::ops::{Packed, Taps};
 
+/// Distance of [`Product::prefetch`] in bytes.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH: usize = 2048;
+
 /// `out = x w` with everything in bounds.
 pub(crate) struct Product<'a, T> {
     x: Taps<'a, T>,
@@ -72,6 +76,17 @@ impl<'a, T> Product<'a, T> {
         let at = 8 * (g * self.x.k() + s * self.x.seg_len) + 32 * step;
         // SAFETY: `new` found `groups * 8 * k` weights, and `at + 32` is at most that.
         unsafe { self.w.w.as_ptr().add(at) }
+    }
+
+    /// Asks for the weights that lie some pages ahead of a step: few rows wait for memory, and a processor
+    /// does not look beyond a page by itself.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, g: usize, s: usize, step: usize) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let at = 8 * (g * self.x.k() + s * self.x.seg_len) + 32 * step + PREFETCH;
+        // SAFETY: a hint; the address is never read through.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(self.w.w.as_ptr().wrapping_add(at)) };
     }
 
     /// The 4 inputs of row `m` at a step.

@@ -40,9 +40,13 @@ macro_rules! kernels {
             scratch: &mut Scratch<'_>,
             out: &mut [f32],
         ) {
-            // SAFETY: as above, for `dots` too.
-            if unsafe { attention::attend_i8($i8::dots, heads, q, kv, scratch, out) }.is_none() {
-                scalar::attend(heads, q, kv, scratch, out);
+            let width = heads.width.max(1);
+            for (q, out) in q.chunks(width).zip(out.chunks_mut(width)) {
+                // SAFETY: as above, for `dots` too.
+                let done = unsafe { attention::attend_i8($i8::dots, heads, q, kv, scratch, out) };
+                if done.is_none() {
+                    scalar::attend(heads, q, kv, scratch, out);
+                }
             }
         }
     };

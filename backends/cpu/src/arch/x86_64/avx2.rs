@@ -46,6 +46,19 @@ pub(crate) fn gemm_i8(
         return Some(());
     }
     let p = Product::new(x, scale, w, out)?;
+    if p.rows() <= 2 {
+        // Few rows wait for memory, which is read fastest as one stream.
+        for g in 0..p.groups() {
+            // SAFETY: `Product::new` checked every row, group and output of the shapes.
+            unsafe {
+                match p.rows() {
+                    2 => tile_i8::<2, 1>(&p, 0, g),
+                    _ => tile_i8::<1, 1>(&p, 0, g),
+                };
+            }
+        }
+        return Some(());
+    }
     for g in (0..p.groups()).step_by(2) {
         let mut m = 0;
         while m < p.rows() {
@@ -85,6 +98,9 @@ unsafe fn tile_i8<const MR: usize, const NG: usize>(
                 let mut w = [_mm256_setzero_si256(); NG];
                 let mut abs = w;
                 for j in 0..NG {
+                    if MR <= 2 {
+                        p.prefetch(g + j, s, step);
+                    }
                     w[j] = _mm256_loadu_si256(p.weights(g + j, s, step).cast());
                     abs[j] = _mm256_abs_epi8(w[j]);
                 }
@@ -125,6 +141,7 @@ pub(crate) fn gemm_i12(
                 match p.rows() - m {
                     6.. => tile_i12::<6>(&p, m, g),
                     3.. => tile_i12::<3>(&p, m, g),
+                    2 => tile_i12::<2>(&p, m, g),
                     _ => tile_i12::<1>(&p, m, g),
                 }
             };
@@ -146,6 +163,9 @@ unsafe fn tile_i12<const MR: usize>(p: &Product<'_, i16>, m: usize, g: usize) ->
         for step in 0..p.seg_steps() {
             // SAFETY: as in `tile_i8`.
             unsafe {
+                if MR <= 2 {
+                    p.prefetch(g, s, step);
+                }
                 let w = p.weights(g, s, step);
                 let lo = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.cast()));
                 let hi = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(16).cast()));

@@ -151,14 +151,24 @@ pub(super) fn avx2(
             panels(&p, first, end, &table, out);
             continue;
         }
+        if end - first <= 2 {
+            // Few rows wait for memory, which is read fastest as one stream.
+            for g in 0..p.groups {
+                match end - first {
+                    2 => direct::<2, 1>(&p, Rows::new(&p, first, first, &table), g, out),
+                    _ => direct::<1, 1>(&p, Rows::new(&p, first, first, &table), g, out),
+                };
+            }
+            continue;
+        }
         for g in (0..p.groups).step_by(2) {
             let mut m = first;
             while m < end {
                 m += match end - m {
-                    4.. => direct::<4>(&p, Rows::new(&p, m, first, &table), g, out),
-                    3 => direct::<3>(&p, Rows::new(&p, m, first, &table), g, out),
-                    2 => direct::<2>(&p, Rows::new(&p, m, first, &table), g, out),
-                    _ => direct::<1>(&p, Rows::new(&p, m, first, &table), g, out),
+                    4.. => direct::<4, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                    3 => direct::<3, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                    2 => direct::<2, 2>(&p, Rows::new(&p, m, first, &table), g, out),
+                    _ => direct::<1, 2>(&p, Rows::new(&p, m, first, &table), g, out),
                 };
             }
         }
@@ -179,27 +189,35 @@ unsafe fn twice(scales: *const i8) -> __m256i {
     _mm256_shuffle_epi8(wide, _mm256_broadcastsi128_si256(low))
 }
 
-/// Rows of a tile times the two channel groups from `g` on, unpacked in registers.
+/// Rows of a tile times NG channel groups from `g` on, unpacked in registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn direct<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f32]) -> usize {
-    let gs = [g, (g + 1).min(p.groups - 1)];
-    let w = [p.weights(gs[0]), p.weights(gs[1])];
-    let scales = [p.scales(gs[0]), p.scales(gs[1])];
+fn direct<const MR: usize, const NG: usize>(
+    p: &Product<'_>,
+    r: Rows<MR>,
+    g: usize,
+    out: &mut [f32],
+) -> usize {
+    let (mut w, mut scales) = ([p.weights(g); NG], [p.scales(g); NG]);
+    for j in 1..NG {
+        // A group beyond the last is the last again.
+        let g = (g + j).min(p.groups - 1);
+        (w[j], scales[j]) = (p.weights(g), p.scales(g));
+    }
     let mask = _mm256_set1_epi8(15);
-    let mut acc = [[_mm256_setzero_si256(); 2]; MR];
+    let mut acc = [[_mm256_setzero_si256(); NG]; MR];
     for b in 0..p.blocks {
-        let mut sum = [[_mm256_setzero_si256(); 2]; MR];
+        let mut sum = [[_mm256_setzero_si256(); NG]; MR];
         // SAFETY: every row has `32 * blocks` inputs and `blocks` starts, every group `128 * blocks`
         // bytes and `8 * blocks` scales, and `b` is below `blocks`.
         unsafe {
             for (sum, start) in sum.iter_mut().zip(r.start) {
-                *sum = [_mm256_set1_epi32(*start.add(b)); 2];
+                *sum = [_mm256_set1_epi32(*start.add(b)); NG];
             }
             for j in 0..4 {
-                let mut low = [mask; 2];
+                let mut low = [mask; NG];
                 let mut high = low;
-                for c in 0..2 {
+                for c in 0..NG {
                     let both = _mm256_loadu_si256(w[c].as_ptr().add(128 * b + 32 * j).cast());
                     low[c] = _mm256_and_si256(both, mask);
                     high[c] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask);
@@ -214,8 +232,10 @@ fn direct<const MR: usize>(p: &Product<'_>, r: Rows<MR>, g: usize, out: &mut [f3
                     }
                 }
             }
-            let scale =
-                [twice(scales[0].as_ptr().add(8 * b)), twice(scales[1].as_ptr().add(8 * b))];
+            let mut scale = [mask; NG];
+            for (scale, scales) in scale.iter_mut().zip(scales) {
+                *scale = twice(scales.as_ptr().add(8 * b));
+            }
             for (acc, sum) in acc.iter_mut().zip(sum) {
                 for ((acc, sum), scale) in acc.iter_mut().zip(sum).zip(scale) {
                     *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(sum, scale));
@@ -352,6 +372,9 @@ pub(super) fn vnni(
     w: Packed4<'_>,
     out: &mut [f32],
 ) -> Option<()> {
+    if x.rows <= 2 {
+        return avx2(x, row_scale, w, out); // which reads the weights as one stream
+    }
     let p = Product::new(x, row_scale, w, out)?;
     let mut table = [0i32; STARTS];
     let block = (STARTS / p.blocks).min(BLOCK);

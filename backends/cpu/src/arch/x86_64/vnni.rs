@@ -88,6 +88,10 @@ unsafe fn tile_i8<const MR: usize, const NP: usize>(
                 let mut w = [flip; NP];
                 for (j, w) in w.iter_mut().enumerate() {
                     let (a, b) = ((g + 2 * j).min(last), (g + 2 * j + 1).min(last));
+                    if MR <= 2 {
+                        p.prefetch(a, s, step);
+                        p.prefetch(b, s, step);
+                    }
                     let low = _mm256_loadu_si256(p.weights(a, s, step).cast());
                     let high = _mm256_loadu_si256(p.weights(b, s, step).cast());
                     let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
@@ -185,6 +189,9 @@ unsafe fn tile_i12<const MR: usize, const NG: usize>(
             unsafe {
                 let mut w = [_mm512_setzero_si512(); NG];
                 for (j, w) in w.iter_mut().enumerate() {
+                    if MR <= 2 {
+                        p.prefetch(g + j, s, step);
+                    }
                     *w = _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.weights(g + j, s, step).cast()));
                 }
                 for (i, acc) in acc.iter_mut().enumerate() {
