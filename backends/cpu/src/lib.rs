@@ -182,10 +182,6 @@ impl Ops for Cpu {
         add_gated(x: &mut [f32], gain: &[f32], y: &[f32]);
         attend(heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2], scratch: &mut Scratch<'_>, out: &mut [f32]);
         norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool);
-        map_stats(x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]);
-        map_squares(x: &[f32], mean: &[f32], sum: &mut [f32]);
-        normalize_heads(x: &mut [f32], dim: usize, factors: &[f32]);
-        quantize_heads(x: &[f32], dim: usize, out: &mut [i8], scales: &mut [f16]);
         widen_f16(x: &[f16], out: &mut [f32]);
         narrow_f16(x: &mut [f32], out: &mut [f16]);
         requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]);
