@@ -124,43 +124,58 @@ const BLOCK: usize = 16;
 
 /// Puts quotients by the temperature into `out`, the k largest and all ties with them certainly among
 /// them, and says how many. Not-a-number becomes what never wins a comparison, here or later.
+fn candidates(logits: &[f32], temperature: f32, k: usize, out: &mut [f32]) -> usize {
+    let known = |g: f32| if g > f32::NEG_INFINITY { g } else { f32::NEG_INFINITY };
+    if temperature == 1.0 {
+        // A quotient by 1 is exact; divisions would take most of the time.
+        pick(logits, k, out, known)
+    } else {
+        pick(logits, k, out, |g| known(g) / temperature)
+    }
+}
+
+/// [`candidates`], `scaled` being monotonous.
 ///
 /// Where k is small, one look at the largest of every block tells most of the others to stay out: k
 /// blocks reach the k-th largest of these, so the k-th logit does.
-fn candidates(logits: &[f32], temperature: f32, k: usize, out: &mut [f32]) -> usize {
-    // A quotient by 1 is exact; divisions would take most of the time.
-    let plain = temperature == 1.0;
-    let scaled = |g: f32| if plain { g } else { g / temperature };
-    let scaled = |g: f32| if g > f32::NEG_INFINITY { scaled(g) } else { f32::NEG_INFINITY };
-    let blocks = logits.len().div_ceil(BLOCK);
-    if k > blocks / 2 {
+#[inline(always)]
+fn pick(logits: &[f32], k: usize, out: &mut [f32], scaled: impl Fn(f32) -> f32) -> usize {
+    let (blocks, rest) = logits.as_chunks::<BLOCK>();
+    if k > blocks.len() / 2 {
         for (o, &g) in out.iter_mut().zip(logits) {
             *o = scaled(g);
         }
         return logits.len();
     }
-    for (o, block) in out.iter_mut().zip(logits.chunks(BLOCK)) {
+    let larger = |m: f32, g: f32| if g > m { g } else { m };
+    for (o, block) in out.iter_mut().zip(blocks) {
         let mut lanes = [f32::NEG_INFINITY; 4];
-        for four in block.chunks(4) {
+        for four in block.as_chunks::<4>().0 {
             for (lane, &g) in lanes.iter_mut().zip(four) {
-                *lane = if g > *lane { g } else { *lane };
+                *lane = larger(*lane, g);
             }
         }
-        *o = scaled(lanes.iter().fold(f32::NEG_INFINITY, |m, &g| if g > m { g } else { m }));
+        let [a, b, c, d] = lanes;
+        *o = scaled(larger(larger(a, b), larger(c, d)));
     }
-    let largest = part_mut(out, 0, blocks);
-    let (_, least, _) = largest.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    let least = *least;
+    let largest = part_mut(out, 0, blocks.len());
+    let (_, &mut least, _) = largest.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
     let mut n = 0;
-    for &g in logits {
-        let g = scaled(g);
+    let mut take = |g: f32| {
         if g >= least
             && let Some(o) = out.get_mut(n)
         {
             *o = g;
             n += 1;
         }
+    };
+    for block in blocks {
+        // Most blocks have none.
+        if block.iter().fold(false, |any, &g| any | (scaled(g) >= least)) {
+            block.iter().for_each(|&g| take(scaled(g)));
+        }
     }
+    rest.iter().for_each(|&g| take(scaled(g)));
     n
 }
 
@@ -171,10 +186,28 @@ fn at(x: &[f32], i: usize) -> f32 {
 /// The smallest logit whose quotient by the temperature reaches `least`.
 fn unscaled(logits: &[f32], temperature: f32, least: f32) -> f32 {
     if temperature == 1.0 {
-        let reaches = |m: f32, &g: &f32| if g >= least && g < m { g } else { m };
-        return logits.iter().fold(f32::INFINITY, reaches);
+        return smallest(logits, |g| g >= least);
     }
-    logits.iter().copied().filter(|&g| g / temperature >= least).fold(f32::INFINITY, f32::min)
+    smallest(logits, |g| g / temperature >= least)
+}
+
+/// The smallest entry that passes.
+#[inline(always)]
+fn smallest(x: &[f32], passes: impl Fn(f32) -> bool) -> f32 {
+    let smaller = |m: f32, g: f32| {
+        let g = if passes(g) { g } else { f32::INFINITY };
+        if g < m { g } else { m }
+    };
+    // A minimum is the same in any order.
+    let mut lanes = [f32::INFINITY; 8];
+    let (eights, rest) = x.as_chunks::<8>();
+    for eight in eights {
+        for (lane, &g) in lanes.iter_mut().zip(eight) {
+            *lane = smaller(*lane, g);
+        }
+    }
+    let m = rest.iter().fold(f32::INFINITY, |m, &g| smaller(m, g));
+    lanes.iter().fold(m, |m, &g| if g < m { g } else { m })
 }
 
 #[cfg(test)]
