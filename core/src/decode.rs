@@ -434,7 +434,6 @@ impl<O: Ops> Host<'_, O> {
         let positions = p.h * p.w;
         let (sum, rest) = split(nums::<f32>(out_rows)?, p.w * c)?;
         let (scores, rest) = split(rest, positions)?;
-        let (o, rest) = split(rest, c)?;
         let base = rest.get_mut(..p.w * c).ok_or(Error::PlanMismatch)?;
         let factor = rsqrt(c as f32);
         let view = Map { bytes: qkv, w: 1, c: 3 * c, store: p.store };
@@ -445,7 +444,7 @@ impl<O: Ops> Host<'_, O> {
         };
         let heads = Heads { width: 3 * c, dim: c };
         for y in y..y + p.rows(job, y) {
-            for (x, sum) in sum.chunks_exact_mut(c).enumerate() {
+            for (x, o) in sum.chunks_exact_mut(c).enumerate() {
                 let q = part_mut(base, 0, c);
                 load_part(&self.ops, &view, y * p.w + x, q);
                 for q in q.iter_mut() {
@@ -454,7 +453,11 @@ impl<O: Ops> Host<'_, O> {
                 let mut scratch =
                     Scratch { scores: &mut *scores, probs: &mut [], sums: &mut [], query: &mut [] };
                 self.ops.attend(heads, q, [(kv, positions), (kv, 0)], &mut scratch, o);
-                linear(&self.ops, o, 1, proj, strip, &mut [0.0], sum)?;
+            }
+            // The scores have done their work: a row's scales go in their place.
+            linear(&self.ops, sum, p.w, proj, strip, scores, base)?;
+            for (sum, base) in sum.iter_mut().zip(base.iter()) {
+                *sum = *base;
             }
             p.map(map, c).load(&self.ops, y, base);
             add(sum, base);

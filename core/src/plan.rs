@@ -425,6 +425,10 @@ impl Plan {
         let mut i = 0;
         while i <= MAX_BUFFERS {
             let from = if i == MAX_BUFFERS { 0 } else { self.end_at(i, tick) };
+            if from == 0 && i < MAX_BUFFERS {
+                i += 1; // not live: that it ends nowhere is the arena's start, which comes last
+                continue;
+            }
             let (mut to, mut j) = (self.bytes, 0);
             while j < MAX_BUFFERS {
                 let end = self.end_at(j, tick);
@@ -666,8 +670,8 @@ const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
             Layer::Attention { c } => {
                 b.add(level_maps(shape, tier, at).0, product([h, w, c, store]), tick, tick);
                 b.add(Buf::MapQkv, product([h, w, 3, c, store]), tick, tick);
-                // Scores of one position; probabilities need no own place in float.
-                let rows = product([2, ow, widest]).saturating_add(product([h, w]) + c);
+                // Scores of one position, then scales of a row; probabilities need no own place in float.
+                let rows = product([2, ow, widest]).saturating_add(product([h, w]));
                 b.add(Buf::OutRows, product([4, rows]), tick, tick);
             }
             Layer::Up { c } => {

@@ -85,13 +85,10 @@ fn argmax(values: impl Iterator<Item = f32>) -> usize {
 pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
     let n = logits.len().min(scratch.len());
     let k = if s.top_k == 0 { n } else { (s.top_k as usize).min(n) };
-    for (a, &b) in scratch.iter_mut().zip(logits) {
-        // Not-a-number never wins a comparison, here or later.
-        *a = if b > f32::NEG_INFINITY { b / s.temperature } else { f32::NEG_INFINITY };
-    }
     if n == 0 || k == 0 {
         return f32::NEG_INFINITY;
     }
+    let n = candidates(part(logits, 0, n), s.temperature, k, scratch);
     let kept = part_mut(scratch, 0, n);
     if k < n {
         kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
@@ -100,14 +97,11 @@ pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
     if s.top_p <= 0.0 || s.top_p >= 1.0 {
         return unscaled(logits, s.temperature, kth);
     }
-    // Ties with the k-th stay, so gather by value.
-    let mut m = 0;
-    for &g in logits {
-        let g = g / s.temperature;
-        if g >= kth
-            && let Some(o) = kept.get_mut(m)
-        {
-            *o = g;
+    // Ties with the k-th stay: move them to the others.
+    let mut m = k;
+    for i in k..n {
+        if at(kept, i) >= kth {
+            kept.swap(m, i);
             m += 1;
         }
     }
@@ -125,9 +119,95 @@ pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
     unscaled(logits, s.temperature, max)
 }
 
+/// Logits of a block of [`candidates`].
+const BLOCK: usize = 16;
+
+/// Puts quotients by the temperature into `out`, the k largest and all ties with them certainly among
+/// them, and says how many. Not-a-number becomes what never wins a comparison, here or later.
+fn candidates(logits: &[f32], temperature: f32, k: usize, out: &mut [f32]) -> usize {
+    let known = |g: f32| if g > f32::NEG_INFINITY { g } else { f32::NEG_INFINITY };
+    if temperature == 1.0 {
+        // A quotient by 1 is exact; divisions would take most of the time.
+        pick(logits, k, out, known)
+    } else {
+        pick(logits, k, out, |g| known(g) / temperature)
+    }
+}
+
+/// [`candidates`], `scaled` being monotonous.
+///
+/// Where k is small, one look at the largest of every block tells most of the others to stay out: k
+/// blocks reach the k-th largest of these, so the k-th logit does.
+#[inline(always)]
+fn pick(logits: &[f32], k: usize, out: &mut [f32], scaled: impl Fn(f32) -> f32) -> usize {
+    let (blocks, rest) = logits.as_chunks::<BLOCK>();
+    if k > blocks.len() / 2 {
+        for (o, &g) in out.iter_mut().zip(logits) {
+            *o = scaled(g);
+        }
+        return logits.len();
+    }
+    let larger = |m: f32, g: f32| if g > m { g } else { m };
+    for (o, block) in out.iter_mut().zip(blocks) {
+        let mut lanes = [f32::NEG_INFINITY; 4];
+        for four in block.as_chunks::<4>().0 {
+            for (lane, &g) in lanes.iter_mut().zip(four) {
+                *lane = larger(*lane, g);
+            }
+        }
+        let [a, b, c, d] = lanes;
+        *o = scaled(larger(larger(a, b), larger(c, d)));
+    }
+    let largest = part_mut(out, 0, blocks.len());
+    let (_, &mut least, _) = largest.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    let mut n = 0;
+    let mut take = |g: f32| {
+        if g >= least
+            && let Some(o) = out.get_mut(n)
+        {
+            *o = g;
+            n += 1;
+        }
+    };
+    for block in blocks {
+        // Most blocks have none.
+        if block.iter().fold(false, |any, &g| any | (scaled(g) >= least)) {
+            block.iter().for_each(|&g| take(scaled(g)));
+        }
+    }
+    rest.iter().for_each(|&g| take(scaled(g)));
+    n
+}
+
+fn at(x: &[f32], i: usize) -> f32 {
+    x.get(i).copied().unwrap_or(f32::NEG_INFINITY)
+}
+
 /// The smallest logit whose quotient by the temperature reaches `least`.
 fn unscaled(logits: &[f32], temperature: f32, least: f32) -> f32 {
-    logits.iter().copied().filter(|&g| g / temperature >= least).fold(f32::INFINITY, f32::min)
+    if temperature == 1.0 {
+        return smallest(logits, |g| g >= least);
+    }
+    smallest(logits, |g| g / temperature >= least)
+}
+
+/// The smallest entry that passes.
+#[inline(always)]
+fn smallest(x: &[f32], passes: impl Fn(f32) -> bool) -> f32 {
+    let smaller = |m: f32, g: f32| {
+        let g = if passes(g) { g } else { f32::INFINITY };
+        if g < m { g } else { m }
+    };
+    // A minimum is the same in any order.
+    let mut lanes = [f32::INFINITY; 8];
+    let (eights, rest) = x.as_chunks::<8>();
+    for eight in eights {
+        for (lane, &g) in lanes.iter_mut().zip(eight) {
+            *lane = smaller(*lane, g);
+        }
+    }
+    let m = rest.iter().fold(f32::INFINITY, |m, &g| smaller(m, g));
+    lanes.iter().fold(m, |m, &g| if g < m { g } else { m })
 }
 
 #[cfg(test)]
@@ -149,6 +229,63 @@ mod tests {
     fn the_largest_always_stays() {
         let logits = [0.0, 50.0, 0.0];
         assert_eq!(threshold(&logits, &sampling(0, 1e-6), &mut [0.0; 3]), 50.0);
+    }
+
+    /// What `threshold` says, the long way round.
+    #[allow(clippy::indexing_slicing, reason = "a test may panic")]
+    fn plainly(logits: &[f32], s: &Sampling) -> f32 {
+        let t = s.temperature;
+        let mut all: std::vec::Vec<f32> = (logits.iter())
+            .map(|&g| if g > f32::NEG_INFINITY { g / t } else { f32::NEG_INFINITY })
+            .collect();
+        all.sort_unstable_by(|a, b| b.total_cmp(a));
+        let k = if s.top_k == 0 { all.len() } else { (s.top_k as usize).min(all.len()) };
+        let mut least = all[k - 1];
+        all.retain(|&g| g >= least);
+        if s.top_p > 0.0 && s.top_p < 1.0 {
+            all.reverse();
+            let numerator = |g: &f32| exp(g - all[all.len() - 1]) as f64;
+            let total: f64 = all.iter().map(numerator).sum();
+            let mut mass = 0.0;
+            least = all[all.len() - 1];
+            for g in &all {
+                mass += numerator(g);
+                if mass > (1.0 - s.top_p as f64) * total {
+                    least = *g;
+                    break;
+                }
+            }
+        }
+        logits.iter().copied().filter(|&g| g / t >= least).fold(f32::INFINITY, f32::min)
+    }
+
+    #[test]
+    fn thresholds_are_those_of_a_full_sort() {
+        let mut seed = 1u32;
+        let mut random = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 8
+        };
+        for n in [1, 2, 15, 16, 17, 63, 64, 257, 1024, 1031] {
+            for step in [0.0, 0.5, 1e-3] {
+                let logits: std::vec::Vec<f32> = (0..n)
+                    .map(|_| match random() % 64 {
+                        0 => f32::NEG_INFINITY,
+                        1 if step == 0.5 => f32::NAN,
+                        r if step == 0.5 => r as f32 * step - 9.0, // ties
+                        _ => (random() % 20_000) as f32 * step - 10.0,
+                    })
+                    .collect();
+                for top_k in [0, 1, 2, 3, 7, 10, 16, 32, 33, 900] {
+                    for (top_p, temperature) in [(0.0, 1.0), (0.5, 1.0), (0.96, 0.7), (1e-6, 3.0)] {
+                        let s = Sampling { guidance: 0.0, top_k, top_p, temperature };
+                        let got = threshold(&logits, &s, &mut std::vec![9.0; n]);
+                        let want = plainly(&logits, &s);
+                        assert_eq!(got, want, "{n} {step} {s:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

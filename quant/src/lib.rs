@@ -15,6 +15,7 @@
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
 //! batch        many images on many threads; lists of requests, files of tokens
+//! synth        models of random weights, for benchmarks
 //! compare      a model against another one on the same tokens
 //! ```
 //!
@@ -37,6 +38,7 @@ pub mod official;
 mod origin;
 pub mod quantize;
 pub mod schedule;
+pub mod synth;
 pub mod write;
 
 pub use convert::{MoreTier, Options, Report, convert};

@@ -201,3 +201,20 @@ fn compare() {
     convert(&o, &Meta::default(), &foreign, |_, _| {}).unwrap();
     assert!(bad(&[args.as_slice(), &[str(&foreign)]].concat()).contains("expected equal"));
 }
+
+#[test]
+fn random_models_run() {
+    use varmint_quant::synth::{Shape, synth};
+    let dir = std::env::temp_dir().join(format!("varmint-synth-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("random.vmt");
+    let shape =
+        Shape { depth: 1, scales: vec![1, 2], channels: 32, vocab: 64, cvae: 8, classes: 3 };
+    synth(&path, &shape, varmint_quant::Numbers::Int8, (4, 2)).unwrap();
+    let file = varmint::ModelFile::open(&path).unwrap();
+    let model = file.model().unwrap();
+    let mut engine = varmint::Engine::new(&model, &model.tier_at(0).unwrap()).unwrap();
+    let image = engine.generate(varmint::Request::new(&model)).unwrap();
+    assert_eq!((image.width, image.height), (32, 32));
+    std::fs::remove_dir_all(&dir).unwrap();
+}

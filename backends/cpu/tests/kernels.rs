@@ -515,6 +515,87 @@ fn int8_attention_equals_the_reference() {
     }
 }
 
+/// Keys, values and queries of float attention, each as f32 and f16.
+fn float_attention(
+    cpu: &Cpu,
+    (dim, heads, used): (usize, usize, usize),
+    (rows, room): (usize, usize),
+    (past, now): (usize, usize),
+    size: f32,
+    r: &mut Random,
+) {
+    let (width, n) = (heads * dim, past + now);
+    // Queries of whole rows, or of one that has `used` heads only, as in the decoder.
+    let queries = if used < heads { used * dim } else { rows * width };
+    let mut part =
+        |n: usize| [(); 2].map(|()| (0..n * width).map(|_| r.float() * size).collect::<Vec<f32>>());
+    let wide = [part(past), part(now)];
+    let half = wide
+        .each_ref()
+        .map(|p| p.each_ref().map(|x| x.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>()));
+    let q: Vec<f32> = (0..queries).map(|_| r.float() * size).collect();
+    for (kind, [a, b]) in [
+        ("f32", wide.each_ref().map(|[k, v]| Kv::F32 { k, v })),
+        ("f16", half.each_ref().map(|[k, v]| Kv::F16 { k, v })),
+    ] {
+        let result = |ops: &dyn Ops, room: usize| {
+            let mut scores = vec![SENTINEL; room * n + 16];
+            let mut scratch = Scratch {
+                scores: &mut scores[..room * n],
+                probs: &mut [],
+                sums: &mut [],
+                query: &mut [],
+            };
+            let mut out = vec![SENTINEL; 16 + queries + 16];
+            let places = &mut out[16..16 + queries];
+            ops.attend(Heads { width, dim }, &q, [(a, past), (b, now)], &mut scratch, places);
+            assert!(scores[room * n..].iter().all(|&v| v == SENTINEL));
+            out.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        };
+        let (want, got) = (result(&Scalar, 1), result(cpu, room));
+        let at = want.iter().zip(&got).position(|(a, b)| a != b);
+        assert_eq!(
+            at.map(|i| (i as isize - 16, f32::from_bits(want[i]), f32::from_bits(got[i]))),
+            None,
+            "{:?}: {kind}, {rows} rows ({room}), {past} + {now} keys of {heads} x {dim}, {size}",
+            cpu.isa()
+        );
+        let rims = got[..16].iter().chain(&got[16 + queries..]);
+        assert!(rims.into_iter().all(|&v| v == SENTINEL.to_bits()));
+    }
+}
+
+#[test]
+fn float_attention_equals_the_reference() {
+    let mut r = Random(1 << 31);
+    for cpu in kernels() {
+        for dim in [8, 12, 16, 24, 32, 48, 64, 136] {
+            // Ordinary scores, and scores so far apart that most numerators are 0.
+            for size in [1.0, 40.0] {
+                for keys in [(0, 1), (1, 0), (1, 4), (14, 9), (16, 16), (103, 64), (424, 256)] {
+                    for rows in [1, 3, 8] {
+                        float_attention(&cpu, (dim, 2, 2), (rows, 8), keys, size, &mut r);
+                    }
+                    float_attention(&cpu, (dim, 3, 1), (1, 1), keys, size, &mut r);
+                }
+                for (rows, room) in (1..10).flat_map(|n| [1, 2, 3, 5, 8, 9].map(|m| (n, m))) {
+                    float_attention(&cpu, (dim, 3, 3), (rows, room), (17, 14), size, &mut r);
+                }
+            }
+            for keys in 1..20 {
+                float_attention(
+                    &cpu,
+                    (dim, 2, 2),
+                    (7, 8),
+                    (keys / 3, keys - keys / 3),
+                    1.0,
+                    &mut r,
+                );
+            }
+        }
+    }
+}
+
 /// A convolution: output rows, columns, channels in and out. Tiles have sides of 2 and 4, groups of 16.
 const CONVOLUTIONS: [(usize, usize, usize, usize); 11] = [
     (1, 1, 4, 3),

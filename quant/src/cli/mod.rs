@@ -6,6 +6,7 @@ mod generate;
 mod golden;
 mod inspect;
 mod plan;
+mod synth;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -22,6 +23,9 @@ pub(crate) enum Command {
     Golden(golden::Args),
     /// Compare two models on the same tokens, such as int8 with f32.
     Compare(compare::Args),
+    /// Write a model of random weights.
+    #[command(hide = true)]
+    Synth(synth::Args),
 }
 
 impl Command {
@@ -33,6 +37,7 @@ impl Command {
             Self::Generate(args) => args.run(),
             Self::Golden(args) => args.run(),
             Self::Compare(args) => args.run(),
+            Self::Synth(args) => args.run(),
         }
     }
 }

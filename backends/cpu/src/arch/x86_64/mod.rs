@@ -1,6 +1,7 @@
 //! x86-64.
 
 mod attention;
+mod attention_float;
 mod attention_vnni;
 mod avx2;
 mod float;
@@ -57,7 +58,15 @@ macro_rules! since_avx2 {
             out: &mut [f32],
         ) {
             // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
-            if unsafe { attention::attend_i8::<$attention>(heads, q, kv, scratch, out) }.is_none() {
+            let done = unsafe {
+                match kv {
+                    [(Kv::I8 { .. }, _), _] => {
+                        attention::attend_i8::<$attention>(heads, q, kv, scratch, out)
+                    }
+                    _ => attention_float::attend(heads, q, kv, scratch, out),
+                }
+            };
+            if done.is_none() {
                 compiled_for!(@call $features:
                     attend(heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2], scratch: &mut Scratch<'_>, out: &mut [f32])
                 );
