@@ -10,7 +10,7 @@ use crate::random::{Random, Values};
 use crate::{Mismatch, SENTINEL, bits, same};
 
 /// A product: rows, inputs of a segment, segments, outputs. Lanes are 4, 8 and 16; tiles 2, 4, 6 and 8.
-const SHAPES: [(usize, usize, usize, usize); 20] = [
+pub(crate) const SHAPES: [(usize, usize, usize, usize); 20] = [
     (1, 4, 1, 1),
     (1, 8, 1, 7),
     (2, 12, 1, 8),

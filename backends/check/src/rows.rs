@@ -59,6 +59,25 @@ pub fn rows_equal_the_reference(ops: &dyn Ops) -> Result<usize, Mismatch> {
             o.norm_act(&mut v, &gain, &shift, true);
             bits(&v)
         })?;
+        both("map statistics", &|o| {
+            let (mut sum, mut squares) = (vec![0.5; n], vec![0.5; n]);
+            let (mut min, mut max) = (vec![f32::MAX; n], vec![f32::MIN; n]);
+            for _ in 0..2 {
+                let rows = [&x[..], &y, &gain].concat();
+                o.map_stats(&rows, &mut sum, &mut min, &mut max);
+                o.map_squares(&rows, &shift, &mut squares);
+            }
+            [sum, squares, min, max].iter().flat_map(|v| bits(v)).collect()
+        })?;
+        both("heads", &|o| {
+            let dim = n.div_ceil(3);
+            let (mut v, mut out) = (x.clone(), vec![9i8; n]);
+            let mut scales = [f16::ONE; 2];
+            o.normalize_heads(&mut v, dim, &gain[..n.min(2)]);
+            o.quantize_heads(&v, dim, &mut out, &mut scales);
+            let ints = out.iter().map(|&v| v as u32);
+            ints.chain(scales.map(|s| s.to_bits() as u32)).chain(bits(&v)).collect()
+        })?;
     }
     Ok(cases)
 }

@@ -38,8 +38,12 @@ pub(crate) unsafe fn attend_i8(
 ) -> Option<()> {
     let Heads { width, dim } = heads;
     let n = kv.iter().map(|(_, n)| n).sum::<usize>();
-    let shaped = dim > 0 && dim <= MAX_DIM && dim.is_multiple_of(16) && width.is_multiple_of(dim);
-    if !shaped || q.len() != width || out.len() != width {
+    let shaped = width > 0
+        && dim > 0
+        && dim <= MAX_DIM
+        && dim.is_multiple_of(16)
+        && width.is_multiple_of(dim);
+    if !shaped || q.len() != out.len() || !q.len().is_multiple_of(dim) {
         return None;
     }
     let n_heads = width / dim;
@@ -53,7 +57,8 @@ pub(crate) unsafe fn attend_i8(
     let scores = scratch.scores.get_mut(..n)?;
     let probs = scratch.probs.get_mut(..n)?;
     let query = scratch.query.get_mut(..dim)?;
-    for (h, (q, out)) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
+    for (i, (q, out)) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
+        let h = i % n_heads;
         let sq = quantize_i8(q, query);
         let mut done = 0;
         for (kv, n) in kv {

@@ -7,6 +7,7 @@ mod aarch64;
 #[cfg(all(target_arch = "arm", feature = "dsp"))]
 mod arm;
 #[cfg(any(
+    all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"),
     all(target_arch = "arm", feature = "dsp"),
     all(target_arch = "wasm32", target_feature = "simd128"),
 ))]

@@ -61,7 +61,7 @@ fn main() -> ! {
 
     let cpu = Cpu::build();
     assert_eq!(cpu.isa(), Isa::Dsp);
-    match varmint_check::all(&cpu) {
+    match varmint_check::brief(&cpu) {
         Ok(report) => hprintln!("{}: {report:?}", cpu.name()),
         Err(e) => panic!("{e}"),
     }

@@ -1,33 +1,41 @@
-//! AArch64. What is not written here is the reference: NEON is this architecture's baseline, so the
-//! compiler has used it already.
+//! 64-bit Arm. NEON is part of the baseline, so what is not written here is the reference as the compiler
+//! made it.
 
 mod attention;
 mod dotprod;
+mod half;
 mod neon;
 
+use ::half::f16;
 use varmint_core::Ops;
 use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
 use varmint_core::scalar;
 
+use super::attention::attend_i8;
+
 /// NEON.
 pub(super) struct Neon;
 
-/// The former with `sdot`.
+/// The former with the dot product extension.
 pub(super) struct Dotprod;
 
-/// Kernels, each of a module; the reference where one declines.
+/// The operations that are written by hand.
 macro_rules! kernels {
-    ($i8:ident, $i12:ident) => {
+    ($name:literal, $gemm_i8:path, $dots:path) => {
+        fn name(&self) -> &'static str {
+            $name
+        }
+
         fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
             // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
-            if unsafe { $i8::gemm_i8(x, row_scale, w, out) }.is_none() {
+            if unsafe { $gemm_i8(x, row_scale, w, out) }.is_none() {
                 scalar::gemm_int(x, row_scale, w, out);
             }
         }
 
         fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
             // SAFETY: as above.
-            if unsafe { $i12::gemm_i12(x, row_scale, w, out) }.is_none() {
+            if unsafe { neon::gemm_i12(x, row_scale, w, out) }.is_none() {
                 scalar::gemm_int(x, row_scale, w, out);
             }
         }
@@ -40,30 +48,29 @@ macro_rules! kernels {
             scratch: &mut Scratch<'_>,
             out: &mut [f32],
         ) {
-            let width = heads.width.max(1);
-            for (q, out) in q.chunks(width).zip(out.chunks_mut(width)) {
-                // SAFETY: as above, for `dots` too.
-                let done = unsafe { attention::attend_i8($i8::dots, heads, q, kv, scratch, out) };
-                if done.is_none() {
-                    scalar::attend(heads, q, kv, scratch, out);
-                }
+            // SAFETY: as above.
+            let done = unsafe { attend_i8(heads, q, kv, scratch, out, ($dots, attention::weigh)) };
+            if done.is_none() {
+                scalar::attend(heads, q, kv, scratch, out);
             }
+        }
+
+        fn widen_f16(&self, x: &[f16], out: &mut [f32]) {
+            // SAFETY: as above.
+            unsafe { half::widen_f16(x, out) }
+        }
+
+        fn narrow_f16(&self, x: &mut [f32], out: &mut [f16]) {
+            // SAFETY: as above.
+            unsafe { half::narrow_f16(x, out) }
         }
     };
 }
 
 impl Ops for Neon {
-    fn name(&self) -> &'static str {
-        "cpu (neon)"
-    }
-
-    kernels!(neon, neon);
+    kernels!("cpu (neon)", neon::gemm_i8, attention::dots);
 }
 
 impl Ops for Dotprod {
-    fn name(&self) -> &'static str {
-        "cpu (neon dotprod)"
-    }
-
-    kernels!(dotprod, neon);
+    kernels!("cpu (neon dotprod)", dotprod::gemm_i8, attention::dots_sdot);
 }
