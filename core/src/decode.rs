@@ -80,8 +80,8 @@ fn conv<O: Ops>(
     out: &mut [f32],
 ) -> Result<(), Error> {
     let (c, width) = (input.map.c, input.map.w * input.up);
-    let wide = lin.w.taps == 9;
-    let at = (y, n, if wide { 1 } else { 0 });
+    let halo = lin.w.taps == 9;
+    let at = (y, n, if halo { 1 } else { 0 });
     let to = (&mut *room.strip, &mut *room.row);
     let bias = lin.bias;
     let keep = |x: &[f32], o: &mut [f32]| {
@@ -92,18 +92,18 @@ fn conv<O: Ops>(
     match lin.w.data {
         Data::F32(w) => {
             let data = fill(ops, input, at, to, c, keep)?;
-            floats(data, (n, width, c), wide, out, |x, out| ops.gemm_f32(x, w, bias, out));
+            floats(data, (n, width, c), halo, out, |x, out| ops.gemm_f32(x, w, bias, out));
         }
         Data::F16(w) => {
             let data = fill(ops, input, at, to, c, keep)?;
-            floats(data, (n, width, c), wide, out, |x, out| ops.gemm_f16(x, w, bias, out));
+            floats(data, (n, width, c), halo, out, |x, out| ops.gemm_f16(x, w, bias, out));
         }
         Data::I8 { w, scale, wide: false } => {
             let (s, inverse) = row_scale(input.range, 127.0);
             let put = |x: &[f32], q: &mut [i8]| ops.requantize_i8(x, inverse, q);
             let data = fill(ops, input, at, to, up4(c), put)?;
             let w = Packed { w, scale, bias };
-            if wide {
+            if halo {
                 let x = Strip { data, rows: n, width, channels: up4(c) };
                 ops.conv_i8(x, s, w, nums(room.scratch)?, out);
             } else {
@@ -115,7 +115,7 @@ fn conv<O: Ops>(
             let put = |x: &[f32], q: &mut [i16]| ops.requantize_i12(x, inverse, q);
             let data = fill(ops, input, at, to, up4(c), put)?;
             let w = Packed { w, scale, bias };
-            if wide {
+            if halo {
                 let x = Strip { data, rows: n, width, channels: up4(c) };
                 ops.conv_i12(x, s, w, nums(room.scratch)?, out);
             } else {

@@ -72,3 +72,60 @@ macro_rules! compiled_for {
 }
 #[cfg(target_arch = "x86_64")]
 use compiled_for;
+
+/// Methods of `Ops` that every instruction set outside of x86-64 writes by hand: two products, and the two
+/// loops of attention. The reference where one declines.
+#[cfg(any(
+    all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"),
+    all(target_arch = "arm", feature = "dsp"),
+    all(target_arch = "wasm32", target_feature = "simd128"),
+))]
+macro_rules! by_hand {
+    ($name:literal, $gemm_i8:path, $gemm_i12:path, ($dots:path, $weigh:path)) => {
+        fn name(&self) -> &'static str {
+            $name
+        }
+
+        #[allow(
+            unused_unsafe,
+            reason = "where the whole program has the features, products are safe"
+        )]
+        fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
+            if unsafe { $gemm_i8(x, row_scale, w, out) }.is_none() {
+                varmint_core::scalar::gemm_int(x, row_scale, w, out);
+            }
+        }
+
+        #[allow(unused_unsafe, reason = "as above")]
+        fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+            // SAFETY: as above.
+            if unsafe { $gemm_i12(x, row_scale, w, out) }.is_none() {
+                varmint_core::scalar::gemm_int(x, row_scale, w, out);
+            }
+        }
+
+        fn attend(
+            &self,
+            heads: Heads,
+            q: &[f32],
+            kv: [(Kv<'_>, usize); 2],
+            scratch: &mut Scratch<'_>,
+            out: &mut [f32],
+        ) {
+            let loops = ($dots as _, $weigh as _);
+            // SAFETY: as above.
+            let done =
+                unsafe { crate::arch::attention::attend_i8(heads, q, kv, scratch, out, loops) };
+            if done.is_none() {
+                varmint_core::scalar::attend(heads, q, kv, scratch, out);
+            }
+        }
+    };
+}
+#[cfg(any(
+    all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"),
+    all(target_arch = "arm", feature = "dsp"),
+    all(target_arch = "wasm32", target_feature = "simd128"),
+))]
+use by_hand;

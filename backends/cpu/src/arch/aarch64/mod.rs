@@ -9,9 +9,8 @@ mod neon;
 use ::half::f16;
 use varmint_core::Ops;
 use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
-use varmint_core::scalar;
 
-use super::attention::attend_i8;
+use super::by_hand;
 
 /// NEON.
 pub(super) struct Neon;
@@ -19,44 +18,11 @@ pub(super) struct Neon;
 /// The former with the dot product extension.
 pub(super) struct Dotprod;
 
-/// The operations that are written by hand.
-macro_rules! kernels {
-    ($name:literal, $gemm_i8:path, $dots:path) => {
-        fn name(&self) -> &'static str {
-            $name
-        }
-
-        fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
-            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
-            if unsafe { $gemm_i8(x, row_scale, w, out) }.is_none() {
-                scalar::gemm_int(x, row_scale, w, out);
-            }
-        }
-
-        fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
-            // SAFETY: as above.
-            if unsafe { neon::gemm_i12(x, row_scale, w, out) }.is_none() {
-                scalar::gemm_int(x, row_scale, w, out);
-            }
-        }
-
-        fn attend(
-            &self,
-            heads: Heads,
-            q: &[f32],
-            kv: [(Kv<'_>, usize); 2],
-            scratch: &mut Scratch<'_>,
-            out: &mut [f32],
-        ) {
-            // SAFETY: as above.
-            let done = unsafe { attend_i8(heads, q, kv, scratch, out, ($dots, attention::weigh)) };
-            if done.is_none() {
-                scalar::attend(heads, q, kv, scratch, out);
-            }
-        }
-
+/// Half floats.
+macro_rules! half_floats {
+    () => {
         fn widen_f16(&self, x: &[f16], out: &mut [f32]) {
-            // SAFETY: as above.
+            // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
             unsafe { half::widen_f16(x, out) }
         }
 
@@ -68,9 +34,16 @@ macro_rules! kernels {
 }
 
 impl Ops for Neon {
-    kernels!("cpu (neon)", neon::gemm_i8, attention::dots);
+    by_hand!("cpu (neon)", neon::gemm_i8, neon::gemm_i12, (attention::dots, attention::weigh));
+    half_floats!();
 }
 
 impl Ops for Dotprod {
-    kernels!("cpu (neon dotprod)", dotprod::gemm_i8, attention::dots_sdot);
+    by_hand!(
+        "cpu (neon dotprod)",
+        dotprod::gemm_i8,
+        neon::gemm_i12,
+        (attention::dots_sdot, attention::weigh)
+    );
+    half_floats!();
 }

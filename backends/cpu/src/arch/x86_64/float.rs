@@ -7,6 +7,7 @@
 use core::arch::x86_64::*;
 
 use half::f16;
+use varmint_core::num::tree;
 use varmint_core::ops::Taps;
 
 /// Inputs of a block of rows: they stay in the second cache while all weights pass.
@@ -90,148 +91,111 @@ impl<'a, W> Product<'a, W> {
     }
 }
 
-/// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold what
-/// the shapes say.
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn gemm_avx2<W: Weight>(
-    x: Taps<'_, f32>,
-    w: &[W],
-    bias: &[f32],
-    out: &mut [f32],
-) -> Option<()> {
-    let p = Product::new(x, w, bias, out)?;
-    let block = (BLOCK / x.k() / 4 * 4).max(4);
-    for first in (0..x.rows).step_by(block) {
-        let end = (first + block).min(x.rows);
-        let mut n = 0;
-        while n < bias.len() {
-            let step = if bias.len() - n >= 2 { 2 } else { 1 };
-            let mut m = first;
-            while m < end {
-                // SAFETY: `Product::new` checked every row and channel; AVX2 and F16C are this
-                // function's own.
-                m += unsafe {
-                    match (end - m, step) {
-                        (4.., 2) => tile::<W, 4, 2>(&p, m, n),
-                        (4.., _) => tile::<W, 4, 1>(&p, m, n),
-                        (2.., 2) => tile::<W, 2, 2>(&p, m, n),
-                        (_, 2) => tile::<W, 1, 2>(&p, m, n),
-                        _ => tile::<W, 1, 1>(&p, m, n),
-                    }
-                };
-            }
-            n += step;
-        }
-    }
-    Some(())
-}
-
-/// As [`gemm_avx2`] with the 32 registers of AVX-512VL.
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn gemm_avx512<W: Weight>(
-    x: Taps<'_, f32>,
-    w: &[W],
-    bias: &[f32],
-    out: &mut [f32],
-) -> Option<()> {
-    let p = Product::new(x, w, bias, out)?;
-    let block = (BLOCK / x.k() / 4 * 4).max(4);
-    for first in (0..x.rows).step_by(block) {
-        let end = (first + block).min(x.rows);
-        let mut n = 0;
-        while n < bias.len() {
-            let step = if bias.len() - n >= 4 { 4 } else { 1 };
-            let mut m = first;
-            while m < end {
-                // SAFETY: as above; AVX-512 is this function's own.
-                m += unsafe {
-                    match (end - m, step) {
-                        (6.., 4) => tile_avx512::<W, 6, 4>(&p, m, n),
-                        (4.., 4) => tile_avx512::<W, 4, 4>(&p, m, n),
-                        (2.., 4) => tile_avx512::<W, 2, 4>(&p, m, n),
-                        (_, 4) => tile_avx512::<W, 1, 4>(&p, m, n),
-                        (4.., _) => tile_avx512::<W, 4, 1>(&p, m, n),
-                        _ => tile_avx512::<W, 1, 1>(&p, m, n),
-                    }
-                };
-            }
-            n += step;
-        }
-    }
-    Some(())
-}
-
-/// Rows `m..m + MR`, channels `n..n + NR`; returns MR. The body of both tiles.
-macro_rules! tile_body {
-    ($p:ident, $m:ident, $n:ident) => {{
-        let (x, k) = ($p.x, $p.x.k());
-        let mut acc = [[_mm256_setzero_ps(); NR]; MR];
-        for s in 0..x.segs {
-            // SAFETY: segment s of the channels and rows of the tile; `at` and what is loaded from it
-            // stay inside of the segment.
-            unsafe {
-                let row = x.data.as_ptr().add($m * x.stride + s * x.seg_stride);
-                let channel = $p.w.as_ptr().add($n * k + s * x.seg_len);
-                let mut at = 0;
-                while at + 8 <= x.seg_len {
-                    let mut w = [_mm256_setzero_ps(); NR];
-                    for (j, w) in w.iter_mut().enumerate() {
-                        *w = W::load(channel.add(j * k + at));
-                    }
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let x = _mm256_loadu_ps(row.add(i * x.stride + at));
-                        for (acc, &w) in acc.iter_mut().zip(&w) {
-                            *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
+/// A product in tiles of some numbers of rows, and of NR channels or one.
+macro_rules! gemm {
+    ($(#[$doc:meta])* $gemm:ident, $tile:ident, $features:literal, $nr:literal, [$($mr:literal)*]) => {
+        $(#[$doc])*
+        #[target_feature(enable = $features)]
+        pub(super) fn $gemm<W: Weight>(
+            x: Taps<'_, f32>,
+            w: &[W],
+            bias: &[f32],
+            out: &mut [f32],
+        ) -> Option<()> {
+            let p = Product::new(x, w, bias, out)?;
+            let block = (BLOCK / x.k() / 4 * 4).max(4);
+            for first in (0..x.rows).step_by(block) {
+                let end = (first + block).min(x.rows);
+                let mut n = 0;
+                while n < bias.len() {
+                    let whole = bias.len() - n >= $nr;
+                    let mut m = first;
+                    $(
+                        while end - m >= $mr {
+                            // SAFETY: `Product::new` checked every row and channel; the features
+                            // are this function's own.
+                            m += unsafe {
+                                if whole {
+                                    $tile::<W, $mr, $nr>(&p, m, n)
+                                } else {
+                                    $tile::<W, $mr, 1>(&p, m, n)
+                                }
+                            };
                         }
-                    }
-                    at += 8;
-                }
-                let rest = x.seg_len - at;
-                if rest > 0 {
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let x = f32::load_part(row.add(i * x.stride + at), rest);
-                        for (j, acc) in acc.iter_mut().enumerate() {
-                            let w = W::load_part(channel.add(j * k + at), rest);
-                            *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
-                        }
-                    }
+                    )*
+                    n += if whole { $nr } else { 1 };
                 }
             }
+            Some(())
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (j, acc) in acc.into_iter().enumerate() {
-                // SAFETY: both are 32 bytes; row and channel are inside of the product.
+
+        /// Rows `m..m + MR`, channels `n..n + NR`; returns MR.
+        ///
+        /// # Safety
+        /// The rows and channels are inside of the product; the features.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $tile<W: Weight, const MR: usize, const NR: usize>(
+            p: &Product<'_, W>,
+            m: usize,
+            n: usize,
+        ) -> usize {
+            let (x, k) = (p.x, p.x.k());
+            let mut acc = [[_mm256_setzero_ps(); NR]; MR];
+            for s in 0..x.segs {
+                // SAFETY: segment s of the channels and rows of the tile; `at` and what is loaded from
+                // it stay inside of the segment.
                 unsafe {
-                    let lanes: [f32; 8] = core::mem::transmute(acc);
-                    let to = $p.out.add(($m + i) * $p.bias.len() + $n + j);
-                    to.write(varmint_core::num::tree(lanes) + $p.bias.as_ptr().add($n + j).read());
+                    let row = x.data.as_ptr().add(m * x.stride + s * x.seg_stride);
+                    let channel = p.w.as_ptr().add(n * k + s * x.seg_len);
+                    let mut at = 0;
+                    while at + 8 <= x.seg_len {
+                        let mut w = [_mm256_setzero_ps(); NR];
+                        for (j, w) in w.iter_mut().enumerate() {
+                            *w = W::load(channel.add(j * k + at));
+                        }
+                        for (i, acc) in acc.iter_mut().enumerate() {
+                            let x = _mm256_loadu_ps(row.add(i * x.stride + at));
+                            for (acc, &w) in acc.iter_mut().zip(&w) {
+                                *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
+                            }
+                        }
+                        at += 8;
+                    }
+                    let rest = x.seg_len - at;
+                    if rest > 0 {
+                        for (i, acc) in acc.iter_mut().enumerate() {
+                            let x = f32::load_part(row.add(i * x.stride + at), rest);
+                            for (j, acc) in acc.iter_mut().enumerate() {
+                                let w = W::load_part(channel.add(j * k + at), rest);
+                                *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
+                            }
+                        }
+                    }
                 }
             }
+            for (i, acc) in acc.into_iter().enumerate() {
+                for (j, acc) in acc.into_iter().enumerate() {
+                    // SAFETY: both are 32 bytes; row and channel are inside of the product.
+                    unsafe {
+                        let lanes: [f32; 8] = core::mem::transmute(acc);
+                        let to = p.out.add((m + i) * p.bias.len() + n + j);
+                        to.write(tree(lanes) + p.bias.as_ptr().add(n + j).read());
+                    }
+                }
+            }
+            MR
         }
-        MR
-    }};
+    };
 }
 
-/// # Safety
-/// The rows and channels are inside of the product; AVX2 and F16C.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn tile<W: Weight, const MR: usize, const NR: usize>(
-    p: &Product<'_, W>,
-    m: usize,
-    n: usize,
-) -> usize {
-    tile_body!(p, m, n)
+gemm! {
+    /// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold
+    /// what the shapes say.
+    gemm_avx2, tile_avx2, "avx2,f16c", 2, [4 2 1]
 }
 
-/// # Safety
-/// As [`tile`]; AVX-512VL.
-#[inline]
-#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn tile_avx512<W: Weight, const MR: usize, const NR: usize>(
-    p: &Product<'_, W>,
-    m: usize,
-    n: usize,
-) -> usize {
-    tile_body!(p, m, n)
+gemm! {
+    /// As [`gemm_avx2`] with the 32 registers of AVX-512VL.
+    gemm_avx512, tile_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 4, [6 4 2 1]
 }

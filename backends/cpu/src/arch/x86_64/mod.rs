@@ -132,7 +132,7 @@ macro_rules! floats {
 
 /// The convolutions: Winograd, or row by row as products.
 macro_rules! convolutions {
-    ($i8:ident, $i12:ident) => {
+    ($gemm:path, $fewest:path) => {
         fn conv_i8(
             &self,
             x: Strip<'_, i8>,
@@ -141,8 +141,9 @@ macro_rules! convolutions {
             scratch: &mut [i32],
             out: &mut [f32],
         ) {
+            let gemm = ($gemm as winograd::Gemm, $fewest);
             // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
-            if unsafe { winograd::$i8(x, scale, w, scratch, out) }.is_none() {
+            if unsafe { winograd::conv::<i8, 6>(x, scale, w, scratch, out, gemm) }.is_none() {
                 x.each_row(w.bias.len(), out, |x, out| self.gemm_i8(x, &[scale], w, out));
             }
         }
@@ -155,8 +156,9 @@ macro_rules! convolutions {
             scratch: &mut [i32],
             out: &mut [f32],
         ) {
+            let gemm = ($gemm as winograd::Gemm, winograd::FEWEST);
             // SAFETY: as above.
-            if unsafe { winograd::$i12(x, scale, w, scratch, out) }.is_none() {
+            if unsafe { winograd::conv::<i16, 4>(x, scale, w, scratch, out, gemm) }.is_none() {
                 x.each_row(w.bias.len(), out, |x, out| self.gemm_i12(x, &[scale], w, out));
             }
         }
@@ -171,7 +173,7 @@ impl Ops for Avx2 {
     glue!("avx2");
     since_avx2!("avx2", attention::Pairs);
     products!(avx2);
-    convolutions!(conv_i8, conv_i12);
+    convolutions!(winograd::gemm_avx2, winograd::FEWEST);
     floats!(gemm_avx2);
 }
 
@@ -183,7 +185,7 @@ impl Ops for Avx512 {
     glue!("avx512f,avx512bw,avx512dq,avx512vl");
     since_avx2!("avx512f,avx512bw,avx512dq,avx512vl", attention::Pairs);
     products!(avx2);
-    convolutions!(conv_i8, conv_i12);
+    convolutions!(winograd::gemm_avx2, winograd::FEWEST);
     floats!(gemm_avx512);
 }
 
@@ -195,6 +197,6 @@ impl Ops for Vnni {
     glue!("avx512f,avx512bw,avx512dq,avx512vl");
     since_avx2!("avx512f,avx512bw,avx512dq,avx512vl", attention_vnni::Fours);
     products!(vnni);
-    convolutions!(conv_i8_vnni, conv_i12_vnni);
+    convolutions!(winograd::gemm_vnni, winograd::FEWEST_VNNI);
     floats!(gemm_avx512);
 }

@@ -24,15 +24,22 @@ const MAX_TILES: usize = 128;
 /// Fewest: below, the transform of the weights costs more than it saves.
 const MIN_TILES: usize = 8;
 
+/// Fewest channels on either side.
+pub(super) const FEWEST: usize = 16;
+
+/// The same where the direct 8-bit product is `vpdpbusd`, which multiplies twice as many as `vpdpwssd`: what
+/// is saved must pay for the transforms too.
+pub(super) const FEWEST_VNNI: usize = 128;
+
 /// 9^-1 modulo 2^32.
 const NINTH: i32 = 0x38E3_8E39;
 
 /// `out[t, n] = sum_c v[t, c] u[c, n]` for all tiles of `v`, [`BLOCK`] channels: v is `[tiles][C]`, u
 /// `[C / 2][BLOCK][2]`, out `[tiles][BLOCK]`.
-type Gemm = unsafe fn(v: &[i16], channels: usize, u: &[i16], out: &mut [i32]);
+pub(super) type Gemm = unsafe fn(v: &[i16], channels: usize, u: &[i16], out: &mut [i32]);
 
 /// Inputs of a convolution.
-pub(super) trait Input: Copy + Into<i32> {
+pub(super) trait Input: Copy {
     /// Largest input.
     const MAX: i64;
 
@@ -65,74 +72,26 @@ impl Input for i16 {
     }
 }
 
-/// See `varmint_core::Ops::conv_i8`, with AVX2; `None` where it does not pay or is not exact, and where
+/// See `varmint_core::Ops::conv_i8` and `conv_i12`: tiles of A x A inputs and (A - 2) x (A - 2) outputs, 6 for
+/// 8 bits and 4 for 12. `None` below `fewest` channels and where else it does not pay or is not exact, and where
 /// the slices do not hold what the shapes say.
+///
+/// # Safety
+/// The processor has what `gemm` needs.
 #[target_feature(enable = "avx2")]
-pub(super) fn conv_i8(
-    x: Strip<'_, i8>,
-    scale: f32,
-    w: Packed<'_>,
-    scratch: &mut [i32],
-    out: &mut [f32],
-) -> Option<()> {
-    conv::<i8, 6>(x, scale, w, scratch, out, gemm_avx2)
-}
-
-/// See `varmint_core::Ops::conv_i12`, with AVX2; `None` as above.
-#[target_feature(enable = "avx2")]
-pub(super) fn conv_i12(
-    x: Strip<'_, i16>,
-    scale: f32,
-    w: Packed<'_>,
-    scratch: &mut [i32],
-    out: &mut [f32],
-) -> Option<()> {
-    conv::<i16, 4>(x, scale, w, scratch, out, gemm_avx2)
-}
-
-/// As [`conv_i8`] with AVX-512 VNNI.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn conv_i8_vnni(
-    x: Strip<'_, i8>,
-    scale: f32,
-    w: Packed<'_>,
-    scratch: &mut [i32],
-    out: &mut [f32],
-) -> Option<()> {
-    // `vpdpbusd` multiplies twice as many as `vpdpwssd`: what is saved must pay for the transforms too.
-    if x.channels < 128 || w.bias.len() < 128 {
-        return None;
-    }
-    conv::<i8, 6>(x, scale, w, scratch, out, gemm_vnni)
-}
-
-/// As [`conv_i12`] with AVX-512 VNNI.
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn conv_i12_vnni(
-    x: Strip<'_, i16>,
-    scale: f32,
-    w: Packed<'_>,
-    scratch: &mut [i32],
-    out: &mut [f32],
-) -> Option<()> {
-    conv::<i16, 4>(x, scale, w, scratch, out, gemm_vnni)
-}
-
-/// The convolution with tiles of A x A inputs and (A - 2) x (A - 2) outputs.
-#[target_feature(enable = "avx2")]
-fn conv<T: Input, const A: usize>(
+pub(super) unsafe fn conv<T: Input, const A: usize>(
     x: Strip<'_, T>,
     scale: f32,
     w: Packed<'_>,
     scratch: &mut [i32],
     out: &mut [f32],
-    gemm: Gemm,
+    (gemm, fewest): (Gemm, usize),
 ) -> Option<()> {
     let (c, n, side) = (x.channels, w.bias.len(), A - 2);
     let (across, down) = (x.width.div_ceil(side), x.rows.div_ceil(side));
     // Tiles beyond the rim are work for nothing.
     let pays = 2 * across * down * side * side <= 3 * x.width * x.rows;
-    let shaped = c > 0 && c.is_multiple_of(16) && n > 0 && n.is_multiple_of(BLOCK);
+    let shaped = c.min(n) >= fewest && c.is_multiple_of(16) && n.is_multiple_of(BLOCK);
     if !shaped || !pays || across * down < MIN_TILES {
         return None;
     }
@@ -167,7 +126,7 @@ fn conv<T: Input, const A: usize>(
                 let positions = sums.chunks_exact_mut(GROUP * BLOCK).zip(u.chunks_exact(c * BLOCK));
                 for (p, (sums, u)) in positions.enumerate() {
                     let v = v.get((p * tiles + group) * c..)?.get(..some * c)?;
-                    // SAFETY: the kernel's instructions are those that the caller has.
+                    // SAFETY: the caller's promise.
                     unsafe { gemm(v, c, u, sums.get_mut(..some * BLOCK)?) };
                 }
                 let channels = Channels { n, block, scale, w };
@@ -471,13 +430,13 @@ macro_rules! tiles {
 
 /// [`Gemm`] with `vpmaddwd`.
 #[target_feature(enable = "avx2")]
-fn gemm_avx2(v: &[i16], channels: usize, u: &[i16], out: &mut [i32]) {
+pub(super) fn gemm_avx2(v: &[i16], channels: usize, u: &[i16], out: &mut [i32]) {
     tiles!(tile_avx2, v, channels, u, out, [6 5 4 2 1]);
 }
 
 /// [`Gemm`] with `vpdpwssd`.
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_vnni(v: &[i16], channels: usize, u: &[i16], out: &mut [i32]) {
+pub(super) fn gemm_vnni(v: &[i16], channels: usize, u: &[i16], out: &mut [i32]) {
     tiles!(tile_vnni, v, channels, u, out, [16 8 4 2 1]);
 }
 
