@@ -113,11 +113,10 @@ macro_rules! by_hand {
             scratch: &mut Scratch<'_>,
             out: &mut [f32],
         ) {
+            use $crate::arch::attention::attend_i8;
             let loops = ($dots as _, $weigh as _);
             // SAFETY: as above.
-            let done =
-                unsafe { crate::arch::attention::attend_i8(heads, q, kv, scratch, out, loops) };
-            if done.is_none() {
+            if unsafe { attend_i8(heads, q, kv, scratch, out, loops) }.is_none() {
                 varmint_core::scalar::attend(heads, q, kv, scratch, out);
             }
         }

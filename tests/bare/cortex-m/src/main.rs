@@ -4,9 +4,6 @@
 #![no_main]
 #![allow(long_running_const_eval, reason = "the planner runs in the compiler")]
 
-use core::mem::MaybeUninit;
-use core::ptr::addr_of_mut;
-
 use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m_rt::entry;
@@ -27,11 +24,9 @@ const TINY_CRC: u32 = 0xd742_3eb1;
 
 #[repr(align(16))]
 struct Arena([u8; PLAN.bytes()]);
-static mut ARENA: Arena = Arena([0; PLAN.bytes()]);
 
 /// What the comparison allocates.
 const HEAP_BYTES: usize = 2 << 20;
-static mut HEAP_MEMORY: [MaybeUninit<u8>; HEAP_BYTES] = [MaybeUninit::uninit(); HEAP_BYTES];
 #[global_allocator]
 static HEAP: Heap = Heap::empty();
 
@@ -52,10 +47,11 @@ fn draw(model: &Model<'_>, ops: impl Ops, arena: &mut Arena, clock: &mut SYST) {
 
 #[entry]
 fn main() -> ! {
-    // SAFETY: before the first allocation, once; nobody else names the memory.
-    unsafe { HEAP.init(addr_of_mut!(HEAP_MEMORY) as usize, HEAP_BYTES) }
-    // SAFETY: the only reference to the arena; `main` runs once.
-    let arena = unsafe { &mut *addr_of_mut!(ARENA) };
+    // SAFETY: before the first allocation, once.
+    unsafe {
+        embedded_alloc::init!(HEAP, HEAP_BYTES);
+    }
+    let arena = cortex_m::singleton!(: Arena = Arena([0; PLAN.bytes()])).unwrap();
     let mut clock = cortex_m::Peripherals::take().unwrap().SYST;
     clock.set_clock_source(SystClkSource::Core);
 

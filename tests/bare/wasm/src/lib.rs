@@ -42,8 +42,7 @@ pub extern "C" fn picture(reference: bool) -> u32 {
     let model = Model::parse(MODEL).unwrap();
     let plan = Plan::new(&model.shape, &model.tier("int8").unwrap()).unwrap();
     let mut ram = vec![0u128; plan.bytes().div_ceil(16)];
-    // SAFETY: any bytes are a u128, and the other way round.
-    let (_, ram, _) = unsafe { ram.align_to_mut::<u8>() };
+    let ram: &mut [u8] = bytemuck::cast_slice_mut(&mut ram);
     let crc = if reference {
         varmint_check::picture(&model, &plan, Scalar, ram, 1)
     } else {
