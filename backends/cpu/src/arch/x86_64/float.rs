@@ -1,17 +1,30 @@
 //! Float products, in the order of the reference: eight lanes over the inputs, then a tree.
 //!
-//! Weights are rows, so a tile of outputs is a tile of scalar products and reads both sides as they lie.
+//! Weights are rows, so a tile of outputs is a tile of scalar products.
 //! Multiplication and addition stay apart (the integer tiers run these products too, and their bits do
 //! not depend on the processor); where the two have units of their own, as on Zen, that costs nothing.
 
 use core::arch::x86_64::*;
 
 use half::f16;
-use varmint_core::num::tree;
 use varmint_core::ops::Taps;
 
-/// Inputs of a block of rows: they stay in the second cache while all weights pass.
-const BLOCK: usize = 1 << 16;
+/// Fewest rows for which weights are copied: some channels side by side, in pieces of [`DEPTH`] inputs.
+/// Rows of weights lie a power of two apart as a rule, so that a handful of them fights for the same few
+/// places of the first cache. Between pieces the lanes of the sums wait in memory: their order stays.
+const PACK: usize = 8;
+/// Inputs of a piece, a multiple of 8.
+const DEPTH: usize = 256;
+/// Most rows that pass while weights are in their place.
+const ROWS: usize = 96;
+
+/// Weights of `C` channels side by side, and the lanes of a row's sums.
+type Pack<const C: usize> = [Lanes<C>; DEPTH / 8];
+type Lanes<const C: usize> = [__m256; C];
+
+/// As registers of AVX-512 want it.
+#[repr(align(64))]
+struct Aligned<T>(T);
 
 /// A weight as stored.
 pub(super) trait Weight: Copy {
@@ -26,6 +39,17 @@ pub(super) trait Weight: Copy {
     /// # Safety
     /// `from` points to `n < 8` readable ones; AVX2 and F16C.
     unsafe fn load_part(from: *const Self, n: usize) -> __m256;
+
+    /// Eight of them, or `n` if that is fewer.
+    ///
+    /// # Safety
+    /// `from` points to as many readable ones; AVX2 and F16C.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn load_up_to(from: *const Self, n: usize) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { if n >= 8 { Self::load(from) } else { Self::load_part(from, n) } }
+    }
 }
 
 impl Weight for f32 {
@@ -75,7 +99,7 @@ struct Product<'a, W> {
     out: *mut f32,
 }
 
-impl<'a, W> Product<'a, W> {
+impl<'a, W: Weight> Product<'a, W> {
     fn new(x: Taps<'a, f32>, w: &'a [W], bias: &'a [f32], out: &'a mut [f32]) -> Option<Self> {
         let (n, k) = (bias.len(), x.segs.checked_mul(x.seg_len)?);
         let back = |count: usize, step: usize| count.checked_sub(1)?.checked_mul(step);
@@ -89,11 +113,239 @@ impl<'a, W> Product<'a, W> {
             && x.rows.checked_mul(n)? <= out.len();
         fits.then_some(Self { x, w, bias, out: out.as_mut_ptr() })
     }
+
+    /// Input `at` of segment `s` of row `m`.
+    fn row(&self, m: usize, s: usize, at: usize) -> *const f32 {
+        self.x.data.as_ptr().wrapping_add(m * self.x.stride + s * self.x.seg_stride + at)
+    }
+
+    /// The weight of channel `n` for that input.
+    fn weight(&self, n: usize, s: usize, at: usize) -> *const W {
+        self.w.as_ptr().wrapping_add((n * self.x.segs + s) * self.x.seg_len + at)
+    }
+
+    /// Copies the weights of inputs `at..at + len` of segment `s` and of C channels from `n` on. Zeros
+    /// follow the last input; places of channels that there are not stay as they are.
+    ///
+    /// # Safety
+    /// The inputs and the first channel are the product's; AVX2 and F16C.
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn pack<const C: usize>(
+        &self,
+        n: usize,
+        (s, at, len): (usize, usize, usize),
+        to: &mut Pack<C>,
+    ) {
+        let channels = C.min(self.bias.len() - n);
+        let mut at8 = 0;
+        for to in to[..len.div_ceil(8)].chunks_mut(2) {
+            for j in 0..channels {
+                for (i, to) in to.iter_mut().enumerate() {
+                    let from = self.weight(n + j, s, at + at8 + i * 8);
+                    // SAFETY: weights of the product.
+                    to[j] = unsafe { W::load_up_to(from, len - at8 - i * 8) };
+                }
+            }
+            at8 += 16;
+        }
+    }
+
+    /// Writes outputs of row `m` and channels from `n` on, as many as there are sums or channels.
+    ///
+    /// # Safety
+    /// The first output is the product's; AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn finish<const C: usize>(&self, m: usize, n: usize, sums: &Lanes<C>) {
+        let channels = self.bias.len();
+        let (bias, to) =
+            (self.bias.as_ptr().wrapping_add(n), self.out.wrapping_add(m * channels + n));
+        for i in (0..C).step_by(8) {
+            let mut eight = [_mm256_setzero_ps(); 8];
+            for (eight, sum) in eight.iter_mut().zip(&sums[i..]) {
+                *eight = *sum;
+            }
+            let lanes = trees(eight);
+            let count = (C - i).min(8).min(channels.saturating_sub(n + i));
+            // SAFETY: the biases and outputs of `count` channels.
+            unsafe {
+                if count == 8 {
+                    let out = _mm256_add_ps(lanes, _mm256_loadu_ps(bias.add(i)));
+                    _mm256_storeu_ps(to.add(i), out);
+                } else {
+                    let lanes: [f32; 8] = core::mem::transmute(lanes);
+                    for (j, lane) in lanes.into_iter().enumerate().take(count) {
+                        to.add(i + j).write(lane + bias.add(i + j).read());
+                    }
+                }
+            }
+        }
+    }
 }
 
-/// A product in tiles of some numbers of rows, and of NR channels or one.
+/// `varmint_core::num::tree` of eight registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn trees(of: [__m256; 8]) -> __m256 {
+    // j and j + 4 share a register: [a + e, b + f, c + g, d + h] of each.
+    let half = |j: usize| {
+        let (low, high) = (of[j], of[j + 4]);
+        _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(low, high),
+            _mm256_permute2f128_ps::<0x31>(low, high),
+        )
+    };
+    // [(a + e) + (c + g), (b + f) + (d + h)] of two in each half.
+    let pair = |h0, h1| _mm256_add_ps(_mm256_unpacklo_ps(h0, h1), _mm256_unpackhi_ps(h0, h1));
+    let (p01, p23) = (pair(half(0), half(1)), pair(half(2), half(3)));
+    _mm256_add_ps(
+        _mm256_shuffle_ps::<0b01_00_01_00>(p01, p23),
+        _mm256_shuffle_ps::<0b11_10_11_10>(p01, p23),
+    )
+}
+
+/// Adds the products of `len` inputs of MR rows with copied weights, in tiles of $tile registers of
+/// channels; a register holds the eights of one channel or, with AVX-512, of two.
+macro_rules! packed {
+    ($name:ident, $features:literal, $channels:literal, $tile:literal, $vec:ty,
+     $set:ident, $twice:expr, $mul:ident, $add:ident) => {
+        /// # Safety
+        /// `x` points to the inputs of the first row, `row` from one row to the next, all readable;
+        /// the features.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const MR: usize>(
+            (x, row, len): (*const f32, usize, usize),
+            w: &Pack<$channels>,
+            sums: &mut [Lanes<$channels>],
+            first: bool,
+        ) {
+            const ALL: usize = $channels * size_of::<__m256>() / size_of::<$vec>();
+            let (w, sums) = (w.as_ptr().cast::<$vec>(), sums.as_mut_ptr().cast::<$vec>());
+            for n in (0..ALL).step_by($tile) {
+                // SAFETY: the caller's; tiles are parts of `Pack` and `Lanes`, aligned for their type.
+                unsafe {
+                    let mut acc = [[$set(); $tile]; MR];
+                    if !first {
+                        for (m, acc) in acc.iter_mut().enumerate() {
+                            for (j, acc) in acc.iter_mut().enumerate() {
+                                *acc = sums.add(m * ALL + n + j).read();
+                            }
+                        }
+                    }
+                    let mut inputs = [$set(); MR];
+                    for i in 0..len / 8 {
+                        for (m, inputs) in inputs.iter_mut().enumerate() {
+                            *inputs = $twice(_mm256_loadu_ps(x.add(m * row + i * 8)));
+                        }
+                        for j in 0..$tile {
+                            let w = w.add(i * ALL + n + j).read();
+                            for (acc, &x) in acc.iter_mut().zip(&inputs) {
+                                acc[j] = $add(acc[j], $mul(w, x));
+                            }
+                        }
+                    }
+                    let (i, rest) = (len / 8, len % 8);
+                    if rest > 0 {
+                        for (m, acc) in acc.iter_mut().enumerate() {
+                            let x = $twice(f32::load_part(x.add(m * row + i * 8), rest));
+                            for (j, acc) in acc.iter_mut().enumerate() {
+                                *acc = $add(*acc, $mul(w.add(i * ALL + n + j).read(), x));
+                            }
+                        }
+                    }
+                    for (m, acc) in acc.iter().enumerate() {
+                        for (j, acc) in acc.iter().enumerate() {
+                            sums.add(m * ALL + n + j).write(*acc);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+packed!(
+    packed_avx2,
+    "avx2,f16c",
+    12,
+    6,
+    __m256,
+    _mm256_setzero_ps,
+    core::convert::identity,
+    _mm256_mul_ps,
+    _mm256_add_ps
+);
+packed!(
+    packed_avx512,
+    "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl",
+    16,
+    8,
+    __m512,
+    _mm512_setzero_ps,
+    _mm512_broadcast_f32x8,
+    _mm512_mul_ps,
+    _mm512_add_ps
+);
+
+/// MR rows from `m` and NR channels from `n` on, with weights as stored.
+///
+/// # Safety
+/// They are the product's; AVX2 and F16C.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn stored<W: Weight, const MR: usize, const NR: usize>(
+    p: &Product<'_, W>,
+    m: usize,
+    n: usize,
+) {
+    let mut sums = [[_mm256_setzero_ps(); NR]; MR];
+    for s in 0..p.x.segs {
+        for at in (0..p.x.seg_len).step_by(8) {
+            let rest = p.x.seg_len - at;
+            let mut w = [_mm256_setzero_ps(); NR];
+            for (j, w) in w.iter_mut().enumerate() {
+                // SAFETY: a weight of the product.
+                *w = unsafe { W::load_up_to(p.weight(n + j, s, at), rest) };
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: an input of the product.
+                let x = unsafe { f32::load_up_to(p.row(m + i, s, at), rest) };
+                for (sum, &w) in sums.iter_mut().zip(&w) {
+                    *sum = _mm256_add_ps(*sum, _mm256_mul_ps(w, x));
+                }
+            }
+        }
+    }
+    for (i, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { p.finish(m + i, n, sums) }
+    }
+}
+
+/// Few rows: weights as stored.
+#[target_feature(enable = "avx2,f16c")]
+fn short<W: Weight>(p: &Product<'_, W>) {
+    let mut n = 0;
+    while n < p.bias.len() {
+        let channels = if p.bias.len() - n >= 4 { 4 } else { 1 };
+        for m in (0..p.x.rows).step_by(2) {
+            // SAFETY: rows and channels of the product.
+            unsafe {
+                match (p.x.rows - m, channels) {
+                    (1, 1) => stored::<W, 1, 1>(p, m, n),
+                    (1, _) => stored::<W, 1, 4>(p, m, n),
+                    (_, 1) => stored::<W, 2, 1>(p, m, n),
+                    _ => stored::<W, 2, 4>(p, m, n),
+                }
+            }
+        }
+        n += channels;
+    }
+}
+
+/// A product in tiles of so many rows; the copies and sums take 64 KiB of stack.
 macro_rules! gemm {
-    ($(#[$doc:meta])* $gemm:ident, $tile:ident, $features:literal, $nr:literal, [$($mr:literal)*]) => {
+    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*]) => {
         $(#[$doc])*
         #[target_feature(enable = $features)]
         pub(super) fn $gemm<W: Weight>(
@@ -103,88 +355,43 @@ macro_rules! gemm {
             out: &mut [f32],
         ) -> Option<()> {
             let p = Product::new(x, w, bias, out)?;
-            let block = (BLOCK / x.k() / 4 * 4).max(4);
-            for first in (0..x.rows).step_by(block) {
-                let end = (first + block).min(x.rows);
-                let mut n = 0;
-                while n < bias.len() {
-                    let whole = bias.len() - n >= $nr;
-                    let mut m = first;
-                    $(
-                        while end - m >= $mr {
-                            // SAFETY: `Product::new` checked every row and channel; the features
-                            // are this function's own.
-                            m += unsafe {
-                                if whole {
-                                    $tile::<W, $mr, $nr>(&p, m, n)
-                                } else {
-                                    $tile::<W, $mr, 1>(&p, m, n)
+            if x.rows < PACK {
+                short(&p);
+                return Some(());
+            }
+            let zero: Lanes<$channels> = [_mm256_setzero_ps(); $channels];
+            let mut pack: Aligned<Pack<$channels>> = Aligned([zero; DEPTH / 8]);
+            let mut sums: Aligned<[Lanes<$channels>; ROWS]> = Aligned([zero; ROWS]);
+            for first in (0..x.rows).step_by(ROWS) {
+                let sums = &mut sums.0[..ROWS.min(x.rows - first)];
+                for n in (0..bias.len()).step_by($channels) {
+                    let mut first_piece = true;
+                    for s in 0..x.segs {
+                        for at in (0..x.seg_len).step_by(DEPTH) {
+                            let len = DEPTH.min(x.seg_len - at);
+                            // SAFETY: inputs and channels of the product.
+                            unsafe { p.pack(n, (s, at, len), &mut pack.0) }
+                            for (i, sums) in sums.chunks_mut($mr).enumerate() {
+                                let rows = (p.row(first + i * $mr, s, at), x.stride, len);
+                                // SAFETY: as many rows of the product as sums.
+                                unsafe {
+                                    match sums.len() {
+                                        $mr => $packed::<$mr>(rows, &pack.0, sums, first_piece),
+                                        $($few => $packed::<$few>(rows, &pack.0, sums, first_piece),)*
+                                        _ => $packed::<1>(rows, &pack.0, sums, first_piece),
+                                    }
                                 }
-                            };
+                            }
+                            first_piece = false;
                         }
-                    )*
-                    n += if whole { $nr } else { 1 };
+                    }
+                    for (i, sums) in sums.iter().enumerate() {
+                        // SAFETY: outputs of the product.
+                        unsafe { p.finish(first + i, n, sums) }
+                    }
                 }
             }
             Some(())
-        }
-
-        /// Rows `m..m + MR`, channels `n..n + NR`; returns MR.
-        ///
-        /// # Safety
-        /// The rows and channels are inside of the product; the features.
-        #[inline]
-        #[target_feature(enable = $features)]
-        unsafe fn $tile<W: Weight, const MR: usize, const NR: usize>(
-            p: &Product<'_, W>,
-            m: usize,
-            n: usize,
-        ) -> usize {
-            let (x, k) = (p.x, p.x.k());
-            let mut acc = [[_mm256_setzero_ps(); NR]; MR];
-            for s in 0..x.segs {
-                // SAFETY: segment s of the channels and rows of the tile; `at` and what is loaded from
-                // it stay inside of the segment.
-                unsafe {
-                    let row = x.data.as_ptr().add(m * x.stride + s * x.seg_stride);
-                    let channel = p.w.as_ptr().add(n * k + s * x.seg_len);
-                    let mut at = 0;
-                    while at + 8 <= x.seg_len {
-                        let mut w = [_mm256_setzero_ps(); NR];
-                        for (j, w) in w.iter_mut().enumerate() {
-                            *w = W::load(channel.add(j * k + at));
-                        }
-                        for (i, acc) in acc.iter_mut().enumerate() {
-                            let x = _mm256_loadu_ps(row.add(i * x.stride + at));
-                            for (acc, &w) in acc.iter_mut().zip(&w) {
-                                *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
-                            }
-                        }
-                        at += 8;
-                    }
-                    let rest = x.seg_len - at;
-                    if rest > 0 {
-                        for (i, acc) in acc.iter_mut().enumerate() {
-                            let x = f32::load_part(row.add(i * x.stride + at), rest);
-                            for (j, acc) in acc.iter_mut().enumerate() {
-                                let w = W::load_part(channel.add(j * k + at), rest);
-                                *acc = _mm256_add_ps(*acc, _mm256_mul_ps(w, x));
-                            }
-                        }
-                    }
-                }
-            }
-            for (i, acc) in acc.into_iter().enumerate() {
-                for (j, acc) in acc.into_iter().enumerate() {
-                    // SAFETY: both are 32 bytes; row and channel are inside of the product.
-                    unsafe {
-                        let lanes: [f32; 8] = core::mem::transmute(acc);
-                        let to = p.out.add((m + i) * p.bias.len() + n + j);
-                        to.write(tree(lanes) + p.bias.as_ptr().add(n + j).read());
-                    }
-                }
-            }
-            MR
         }
     };
 }
@@ -192,10 +399,10 @@ macro_rules! gemm {
 gemm! {
     /// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold
     /// what the shapes say.
-    gemm_avx2, tile_avx2, "avx2,f16c", 2, [4 2 1]
+    gemm_avx2, "avx2,f16c", 12, packed_avx2, [2]
 }
 
 gemm! {
-    /// As [`gemm_avx2`] with the 32 registers of AVX-512VL.
-    gemm_avx512, tile_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 4, [6 4 2 1]
+    /// As [`gemm_avx2`] with AVX-512.
+    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 2]
 }
