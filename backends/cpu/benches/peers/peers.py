@@ -37,6 +37,9 @@ ggml takes part if --ggml names a folder with its shared libraries:
     -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DGGML_OPENMP=OFF && cmake --build ggml/build -j
   python backends/cpu/benches/peers/peers.py --ggml ggml/build
 
+AVX2 against AVX2, on a processor that has more (ggml: also -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON):
+  python backends/cpu/benches/peers/peers.py --avx2 --ggml ggml/build-avx2
+
 what is timed:
   linear     f32 rows in, f32 rows out: quantizing the rows is inside, packing the weights is not (except
              where the engine packs in every run: gemm). rten-gemm goes from u8 to i32 and no further.
@@ -74,6 +77,12 @@ ENGINES = {
     "attention": ["varmint int8 avx2", "varmint int8 vnni", "varmint f32 avx2", "varmint f32 vnni", "PyTorch f32"],
 }
 WORKER = ("varmint", "gemm", "candle", "rten")
+
+# What holds PyTorch and the libraries in it (oneDNN, FBGEMM, MKL) to AVX2; they read it as they are loaded.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+# Engines that can be held to it, by that or as they are built.
+HELD = re.compile(r"varmint .*avx2|PyTorch|ggml")
 BASELINE = "PyTorch f32"
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
@@ -646,12 +655,16 @@ def main():
         help="cases whose name holds TEXT, e.g. linear, cold, conv, attention; repeat for more")
     add("--engines", action="append", metavar="TEXT",
         help=f"engines whose name holds TEXT, and {BASELINE}; repeat for more")
+    add("--avx2", action="store_true",
+        help="hold the processor to AVX2; engines that cannot be held are left out (ggml is as it was built)")
     add("--ggml", type=Path, metavar="DIR", help="a folder with ggml's shared libraries")
     add("--out", type=Path, default=ROOT / "out" / "peers", metavar="DIR",
         help="where peers.{md,json,svg,png} go (default out/peers)")
     options = parser.parse_args()
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ[f"{library}_NUM_THREADS"] = str(options.threads)
+    if options.avx2:
+        os.environ.update(AVX2)
     warnings.filterwarnings("ignore")
     say(__doc__.splitlines()[0])
 
@@ -666,7 +679,7 @@ def main():
         parser.error("no case has such a name")
     makers = {
         "PyTorch": attempt(Torch, options.threads),
-        "ONNX-Runtime": attempt(Onnx, options.threads),
+        **({} if options.avx2 else {"ONNX-Runtime": attempt(Onnx, options.threads)}),
         "ggml": attempt(Ggml, options.ggml, options.threads),
         "worker": attempt(Worker, options.threads),
     }
@@ -675,6 +688,7 @@ def main():
         case = Case(*shape)
         say(f"{i + 1} of {len(shapes)}: {case.name}")
         wanted = [e for e in ENGINES[case.kind] if e.startswith(BASELINE) or chosen(e, options.engines)]
+        wanted = [e for e in wanted if HELD.match(e) or not options.avx2]
         report["cases"].append(measure(case, wanted, makers, options))
     options.out.mkdir(parents=True, exist_ok=True)
     text = markdown(report)
