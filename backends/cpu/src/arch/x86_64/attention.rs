@@ -250,11 +250,8 @@ impl Kernel for Pairs {
         factor: &[f32; ROWS],
         out: *mut f32,
     ) {
-        let dim = parts.first().map_or(0, |p| p.dim);
-        for c in (0..dim).step_by(16) {
-            // SAFETY: the caller's promises; 16 channels from c on are inside the head.
-            unsafe { values_avx2(parts, c, rows, probs, n, factor, out) };
-        }
+        // SAFETY: the caller's promises.
+        unsafe { values_avx2(parts, 0, rows, probs, n, factor, out) };
     }
 }
 
@@ -338,33 +335,34 @@ unsafe fn score_rows<const N: usize>(
     }
     for (i, ((acc, &row_scale), max)) in acc.iter().zip(row_scale).zip(max).enumerate() {
         let row_scale = _mm256_set1_ps(row_scale);
-        let mut both = [0.0; STEP];
-        for (h, (&acc, &scale)) in acc.iter().zip(&scale).enumerate() {
-            let s = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_mul_ps(row_scale, scale));
-            // SAFETY: both are 16 floats; lanes beyond `left` repeat the last key.
+        let mut both = [_mm256_setzero_ps(); 2];
+        for (h, ((s, &acc), &scale)) in both.iter_mut().zip(acc).zip(&scale).enumerate() {
+            *s = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_mul_ps(row_scale, scale));
+            // SAFETY: 16 floats; lanes beyond `left` repeat the last key.
             unsafe {
                 let max = max.as_mut_ptr().add(8 * h);
-                _mm256_storeu_ps(max, _mm256_max_ps(s, _mm256_loadu_ps(max)));
-                _mm256_storeu_ps(both.as_mut_ptr().add(8 * h), s);
+                _mm256_storeu_ps(max, _mm256_max_ps(*s, _mm256_loadu_ps(max)));
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { save(&both, scores.add(i * stride), left) };
+        unsafe { save(both, scores.add(i * stride), left) };
     }
 }
 
-/// Copies `left` of 16 floats.
+/// Writes `left` of 16 floats.
 ///
 /// # Safety
-/// `to` has `left` places; `left <= 16`.
-#[inline(always)]
-unsafe fn save(from: &[f32; STEP], to: *mut f32, left: usize) {
+/// `to` has `left` places; `left <= 16`; AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn save(from: [__m256; 2], to: *mut f32, left: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         if left == STEP {
-            to.cast::<[f32; STEP]>().write_unaligned(*from);
+            _mm256_storeu_ps(to, from[0]);
+            _mm256_storeu_ps(to.add(8), from[1]);
         } else {
-            core::ptr::copy_nonoverlapping(from.as_ptr(), to, left);
+            core::ptr::copy_nonoverlapping(from.as_ptr().cast(), to, left);
         }
     }
 }
@@ -372,16 +370,17 @@ unsafe fn save(from: &[f32; STEP], to: *mut f32, left: usize) {
 /// Up to 16 floats, the rest far below any score.
 ///
 /// # Safety
-/// `from` has `left` values; `left <= 16`.
-#[inline(always)]
-unsafe fn load(from: *const f32, left: usize) -> [f32; STEP] {
+/// `from` has `left` values; `left <= 16`; AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn load(from: *const f32, left: usize) -> [__m256; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         if left == STEP {
-            from.cast::<[f32; STEP]>().read_unaligned()
+            [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
         } else {
-            let mut all = [f32::MIN; STEP];
-            core::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), left);
+            let mut all = [_mm256_set1_ps(f32::MIN); 2];
+            core::ptr::copy_nonoverlapping(from, all.as_mut_ptr().cast(), left);
             all
         }
     }
@@ -463,25 +462,32 @@ unsafe fn softmax_avx2(parts: &[Part<'_>], block: &Block, scores: *mut f32, n: u
             unsafe {
                 let at = scores.add(r * n + j);
                 let mut x = load(at, left);
-                for (x, &scale) in x.as_chunks_mut::<8>().0.iter_mut().zip(&scale) {
-                    let p =
-                        exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(x.as_ptr()), _mm256_set1_ps(max)));
+                for (x, &scale) in x.iter_mut().zip(&scale) {
+                    let p = exp_avx2(_mm256_sub_ps(*x, _mm256_set1_ps(max)));
                     let total = _mm256_add_ps(_mm256_loadu_ps(sum.as_ptr()), p);
                     _mm256_storeu_ps(sum.as_mut_ptr(), total);
                     let w = _mm256_mul_ps(p, scale);
                     let m = _mm256_loadu_ps(most.as_ptr());
                     let m = _mm256_max_ps(_mm256_andnot_ps(sign, w), m);
                     _mm256_storeu_ps(most.as_mut_ptr(), m);
-                    _mm256_storeu_ps(x.as_mut_ptr(), w);
+                    *x = w;
                 }
-                save(&x, at, left);
+                save(x, at, left);
             }
         }
     }
     Sums { total: sums.map(tree), largest: most.map(|m| largest(&m, 0.0)) }
 }
 
-/// Sixteen channels of the head from `c` on for all rows; see `Kernel::values`.
+/// Sixteen channels of two values, interleaved: channels 0..4 and 8..12, then 4..8 and 12..16.
+type Pair = [__m256i; 2];
+/// The values of [`CHUNK`] keys, turned once for all rows: rows of values lie a power of two apart as a
+/// rule, and too many of them share the same few places of the first cache to be found there again.
+type Chunk = [[Pair; MAX_DIM / 16]; CHUNK / 2];
+/// Keys of a chunk, even.
+const CHUNK: usize = 64;
+
+/// The channels of the head from `c` on; see `Kernel::values`.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn values_avx2(
     parts: &[Part<'_>],
@@ -492,73 +498,93 @@ pub(super) unsafe fn values_avx2(
     factor: &[f32; ROWS],
     out: *mut f32,
 ) {
-    let width = parts.first().map_or(0, |p| p.width);
-    let mut r = 0;
-    while r < rows {
-        let Some(factor) = factor.get(r..) else { return };
-        // SAFETY: the caller's promises, from row r on.
-        unsafe {
-            let (probs, out) = (probs.add(r * n), out.add(r * width + c));
-            if rows - r >= 4 {
-                value_rows::<4>(parts, c, probs, n, factor, out);
-                r += 4;
-            } else {
-                value_rows::<1>(parts, c, probs, n, factor, out);
-                r += 1;
+    let Some(&Part { width, dim, .. }) = parts.first() else { return };
+    let zero = _mm256_setzero_si256();
+    let mut sums = [[[zero; 2]; MAX_DIM / 16]; ROWS];
+    let mut chunk: Chunk = [[[zero; 2]; MAX_DIM / 16]; CHUNK / 2];
+    for part in parts {
+        for first in (0..part.n).step_by(CHUNK) {
+            let keys = CHUNK.min(part.n - first);
+            for (j, pairs) in (0..keys).step_by(2).zip(&mut chunk) {
+                for (at, pair) in (c..dim).step_by(16).zip(pairs) {
+                    // SAFETY: 16 channels of a key of the part.
+                    let value = |j: usize| unsafe {
+                        let at = (first + j) * width + part.head * dim + at;
+                        _mm256_cvtepi8_epi16(_mm_loadu_si128(part.v.as_ptr().add(at).cast()))
+                    };
+                    let (a, b) = (value(j), if j + 1 < keys { value(j + 1) } else { zero });
+                    *pair = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
+                }
+            }
+            for tile in 0..(dim - c) / 16 {
+                let mut r = 0;
+                while r < rows {
+                    // SAFETY: rows from r on of `probs` have the part's keys.
+                    unsafe {
+                        let probs = probs.add(r * n + part.before + first);
+                        if rows - r >= 4 {
+                            add_pairs::<4>(&chunk, tile, keys, probs, n, &mut sums[r..]);
+                            r += 4;
+                        } else {
+                            add_pairs::<1>(&chunk, tile, keys, probs, n, &mut sums[r..]);
+                            r += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for (r, (sums, &factor)) in sums.iter().zip(factor).enumerate().take(rows) {
+        let factor = _mm256_set1_ps(factor);
+        for (at, &[low, high]) in (c..dim).step_by(16).zip(sums) {
+            let first = _mm256_permute2x128_si256::<0x20>(low, high);
+            let second = _mm256_permute2x128_si256::<0x31>(low, high);
+            // SAFETY: 16 places of row r.
+            unsafe {
+                let out = out.add(r * width + at);
+                _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(first), factor));
+                _mm256_storeu_ps(out.add(8), _mm256_mul_ps(_mm256_cvtepi32_ps(second), factor));
             }
         }
     }
 }
 
-/// Sixteen channels of N rows.
+/// Adds the weighted values of a chunk to 16 channels of N rows.
 ///
 /// # Safety
-/// As `values_avx2`, of N rows.
+/// AVX2; `probs` has N rows of `keys` that lie `n` apart, `sums` has N rows.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn value_rows<const N: usize>(
-    parts: &[Part<'_>],
-    c: usize,
+unsafe fn add_pairs<const N: usize>(
+    chunk: &Chunk,
+    tile: usize,
+    keys: usize,
     probs: *const i16,
     n: usize,
-    factor: &[f32],
-    out: *mut f32,
+    sums: &mut [[Pair; MAX_DIM / 16]],
 ) {
     let mut acc = [[_mm256_setzero_si256(); 2]; N];
-    let mut width = 0;
-    for part in parts {
-        width = part.width;
-        let at = part.head * part.dim + c;
-        // SAFETY: 16 channels inside row j of the part.
-        let value = |j: usize| unsafe {
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(part.v.as_ptr().add(j * width + at).cast()))
-        };
-        for j in (0..part.n).step_by(2) {
-            let single = j + 1 == part.n;
-            let (a, b) = (value(j), if single { _mm256_setzero_si256() } else { value(j + 1) });
-            let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
-            for (i, acc) in acc.iter_mut().enumerate() {
-                // SAFETY: row i of `probs` has the part's keys.
-                let w = unsafe {
-                    let p = probs.add(i * n + part.before + j);
-                    if single { *p as u16 as i32 } else { p.cast::<i32>().read_unaligned() }
-                };
-                let w = _mm256_set1_epi32(w);
-                acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(low, w));
-                acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(high, w));
-            }
+    for (acc, sums) in acc.iter_mut().zip(&*sums) {
+        *acc = sums[tile];
+    }
+    for (j, pairs) in chunk.iter().enumerate().take(keys.div_ceil(2)) {
+        let [low, high] = pairs[tile];
+        for (i, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: a pair of row i, or its last weight.
+            let two = unsafe {
+                let from = probs.add(i * n + 2 * j);
+                if 2 * j + 1 < keys {
+                    from.cast::<i32>().read_unaligned()
+                } else {
+                    *from as u16 as i32
+                }
+            };
+            let two = _mm256_set1_epi32(two);
+            acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(low, two));
+            acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(high, two));
         }
     }
-    for (i, (&[low, high], &factor)) in acc.iter().zip(factor).enumerate() {
-        // Lanes: channels 0..4 and 8..12, then 4..8 and 12..16.
-        let factor = _mm256_set1_ps(factor);
-        let first = _mm256_permute2x128_si256::<0x20>(low, high);
-        let second = _mm256_permute2x128_si256::<0x31>(low, high);
-        // SAFETY: 16 places of row i.
-        unsafe {
-            let out = out.add(i * width);
-            _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(first), factor));
-            _mm256_storeu_ps(out.add(8), _mm256_mul_ps(_mm256_cvtepi32_ps(second), factor));
-        }
+    for (acc, sums) in acc.iter().zip(sums) {
+        sums[tile] = *acc;
     }
 }
