@@ -3,6 +3,8 @@
 //!
 //!     cargo bench -p varmint-cpu --bench products
 //!
+//! With `--features threads` the last table compares as many threads as `RAYON_NUM_THREADS` says with one.
+//!
 //! The best run of each slot of 30 ms, medians over alternating rounds: another process that takes the core
 //! away for a while does not count. Quantizing the rows is inside the timed region, as it is in the model. In
 //! brackets: the share of the ceiling of the kernel's own instructions, loops in registers that run in the
@@ -143,6 +145,26 @@ fn header(first: &str, rest: impl ExactSizeIterator<Item = String>) {
     println!("\n|{rule}");
 }
 
+/// The largest warm product on all threads of the pool, beside one.
+#[cfg(feature = "threads")]
+fn threads(cpus: &[Cpu]) {
+    println!();
+    header("threads to one, 512, 1024, 4096", ["8x8".into(), "8x4".into()].into_iter());
+    let mut case = Case::new((512, 1024, 4096));
+    for cpu in cpus.iter().filter(|cpu| matches!(cpu.isa(), Isa::Avx2 | Isa::Vnni)) {
+        let all = cpu.parallel();
+        print!("| {} |", cpu.isa().name());
+        for bits in [(8, 8), (8, 4)] {
+            let ratio = |_| {
+                let one = case.rate(cpu, bits);
+                case.rate(&all, bits) / one
+            };
+            print!(" {:.2}x |", median((0..ROUNDS).map(ratio).collect()));
+        }
+        println!();
+    }
+}
+
 fn main() {
     let cpus: Vec<Cpu> = Isa::ALL.into_iter().filter_map(Cpu::with).collect();
     let reference = |bits, name: &str| Subject {
@@ -209,6 +231,8 @@ fn main() {
         let rate = median(rates);
         println!("| {} | {rate:.1} | {:.1} |", ceiling.name(), rate / clock);
     }
+    #[cfg(feature = "threads")]
+    threads(&cpus);
     let read = median(reads);
     println!(
         "\nMemory is read at {read:.1} GB/s: weights that no cache holds let (2, K, N) reach {:.0} GMAC/s \
