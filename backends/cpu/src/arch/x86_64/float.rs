@@ -14,7 +14,7 @@ use varmint_core::ops::Taps;
 /// places of the first cache. Between pieces the lanes of the sums wait in memory: their order stays.
 const PACK: usize = 8;
 /// Inputs of a piece, a multiple of 8.
-const DEPTH: usize = 256;
+const DEPTH: usize = 352;
 /// Most rows that pass while weights are in their place.
 const ROWS: usize = 96;
 
@@ -343,7 +343,7 @@ fn short<W: Weight>(p: &Product<'_, W>) {
     }
 }
 
-/// A product in tiles of so many rows; the copies and sums take 64 KiB of stack.
+/// A product in tiles of so many rows; the copies and sums take 70 KiB of stack.
 macro_rules! gemm {
     ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*]) => {
         $(#[$doc])*
