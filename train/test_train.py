@@ -11,7 +11,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from tokenizer import VQVAE, phi_index  # noqa: E402
 from train_var import corrupted_walk  # noqa: E402
-from var import VAR  # noqa: E402
+from var import VAR, subnet  # noqa: E402
 
 GOLDENS = os.path.join(HERE, "..", "fixtures", "goldens")
 CONFIGS = {
@@ -54,22 +54,44 @@ def test_equals_the_official_implementation(name):
         torch.testing.assert_close(image, golden["tf.image_pm1"], atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_cached_generation_equals_teacher_forcing(shared):
+def small_models(shared):
+    """A tokenizer, a VAR of three blocks with confident logits, and labels."""
     torch.manual_seed(0)
     scales = (1, 2, 3, 3)
-    vae, var = VQVAE(32, 8, 32, (1, 1), 1, scales), VAR(5, 3, 32, 8, 64, 2, 2, scales, shared)
+    vae, var = VQVAE(32, 8, 32, (1, 1), 1, scales), VAR(5, 3, 32, 8, 64, 3, 2, scales, shared)
     with torch.no_grad():
         var.head.weight.mul_(50)
-    label, style = torch.tensor([1, 4]), torch.tensor([2, 3])
-    greedy = var.generate(vae.quantize, label, style, guidance=0.0, top_k=1)
-    f_hat, inputs = torch.zeros(2, 8, 3, 3), []
+    return vae, var, torch.tensor([1, 4]), torch.tensor([2, 3])
+
+
+@torch.no_grad()
+def inputs_of(vae, tokens):
+    """What the transformer reads at every scale but the first, for these tokens."""
+    f_hat, inputs = torch.zeros(len(tokens[0]), 8, 3, 3), []
+    for k, idx in enumerate(tokens[:-1]):
+        f_hat = f_hat + vae.quantize.scale_map(k, idx)
+        inputs.append(vae.quantize.next_input(k, f_hat))
+    return torch.cat(inputs, 1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("blocks", [3, 2])
+def test_cached_generation_equals_teacher_forcing(shared, blocks):
+    vae, var, label, style = small_models(shared)
+    active = subnet(3, blocks, 1, 4)
+    greedy = var.generate(vae.quantize, label, style, guidance=0.0, top_k=1, active=active)
     with torch.no_grad():
-        for k, idx in enumerate(greedy[:-1]):
-            f_hat = f_hat + vae.quantize.scale_map(k, idx)
-            inputs.append(vae.quantize.next_input(k, f_hat))
-        again = var(label, style, torch.cat(inputs, 1)).argmax(-1)
+        again = var(label, style, inputs_of(vae, greedy), active).argmax(-1)
     assert torch.equal(torch.cat(greedy, 1), again)
+
+
+def test_subnets():
+    assert subnet(8, 4, 2, 4) == [list(range(8))] * 2 + [[0, 2, 4, 7]] * 2
+    vae, var, label, style = small_models(False)
+    greedy = lambda active: torch.cat(var.generate(vae.quantize, label, style, 0.0, 1, active=active), 1)
+    assert torch.equal(greedy(None), greedy(subnet(3, 3, 0, 4)))  # all blocks: the plain network
+    few = greedy(subnet(3, 2, 1, 4))
+    assert torch.equal(greedy(None)[:, :1], few[:, :1]) and not torch.equal(greedy(None), few)
 
 
 def test_walk_without_corruption_is_the_encoding():

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from codes import load_tokenizer
 from data import CELL, TRAIN, Emoji, write_grid
+from export import load_var
 from schedule import Budget, Ema, Log, cosine, save
-from var import VAR
+from var import VAR, subnet
 
 FIELDS = ["seconds", "steps", "images", "loss", "coarse_acc", "fine_acc", "held_out_loss", "held_out_acc"]
 
@@ -35,6 +36,13 @@ def arguments():
     p.add_argument("--corrupt", type=float, default=0.15, help="highest share of input tokens replaced by near codes")
     p.add_argument("--coarse", type=float, default=0.35, help="share of steps that train the coarse scales only")
     p.add_argument("--coarse-until", type=float, default=0.15, help="before this progress every step is coarse")
+    p.add_argument("--init", help="var.pt to start from: its averaged weights")
+    p.add_argument("--subnets", nargs="*", default=[], metavar="BLOCKS:SCALE",
+                   help="also train with so few blocks from that scale on, e.g. 4:4 2:4 (VARiant)")  # fmt: skip
+    p.add_argument("--subnet-chance", type=float,
+                   help="share of the full steps that train a subnet; by default 0.2, rising to 1, then 1")  # fmt: skip
+    p.add_argument("--teacher", help="var.pt to distil from, at first on all tokens, ever more from the data (CoDe's refiner)")
+    p.add_argument("--refines", type=int, default=0, metavar="SCALE", help="with --teacher: the first scale it will run")
     p.add_argument("--log-seconds", type=float, default=120)
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--seed", type=int, default=0)
@@ -84,6 +92,21 @@ def optimizers(model, args):
     return [muon, adam]
 
 
+def subnet_chance(progress):
+    """The progressive recipe of VARiant: mostly the whole network, then ever more subnets, then only those."""
+    return min(1.0, max(0.2, 0.2 + 0.8 * (progress - 0.2) / 0.6))
+
+
+def distil(z, teacher_z, targets, first, progress):
+    """CoDe's schedule: KL to the teacher on all tokens, fading into the plain loss on the tokens from `first` on.
+
+    Source: arXiv 2411.17787; without the phase on all tokens the refiner does not learn to read its prefix.
+    """
+    kl = F.kl_div(z.log_softmax(-1), teacher_z.log_softmax(-1), reduction="none", log_target=True).sum(-1).mean()
+    hard = F.cross_entropy(z[:, first:].flatten(0, 1), targets[:, first:].flatten())
+    return (1 - progress) * kl + progress * hard
+
+
 def lengths_until(model, n_scales):
     return sum(model.lengths[:n_scales])
 
@@ -107,6 +130,10 @@ def main():
         n_classes, n_styles, t["vocab"], t["z"], args.width, args.depth, args.heads, scales, args.shared_aln
     )
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters; coarse = first {n_coarse} scales")
+    if args.init:
+        model.load_state_dict(torch.load(args.init, weights_only=True)["ema"])
+    subnets = {text: subnet(args.depth, *map(int, text.split(":")), n_scales) for text in args.subnets}
+    teacher = load_var(args.teacher) if args.teacher else None
     opts, ema = optimizers(model, args), Ema(model, 0.998)
     step, images, budget, path = 0, 0, Budget(args.seconds), os.path.join(args.out, "var.pt")
     if os.path.exists(path):
@@ -117,7 +144,7 @@ def main():
         ema.shadow, ema.step = state["ema"], state["ema_step"]
         step, images, budget = state["step"], state["images"], Budget(args.seconds, state["spent"])
         torch.manual_seed(args.seed + step)
-    log = Log(os.path.join(args.out, "var.csv"), FIELDS)
+    log = Log(os.path.join(args.out, "var.csv"), FIELDS + [f"held_out_loss {name}" for name in subnets])
     shown, sums = budget.spent(), torch.zeros(6)
     order, at = train[torch.randperm(len(train))], 0
     autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=not args.f32)
@@ -131,22 +158,27 @@ def main():
             ),
         )  # fmt: skip
 
-    def step_loss(label, style, inputs, targets):
+    def step_loss(label, style, inputs, targets, active=None):
         with autocast():
-            z = model(label, style, inputs).float()
-        return F.cross_entropy(z.flatten(0, 1), targets.flatten()), z.detach().argmax(-1)
+            z = model(label, style, inputs, active).float()
+            soft = teacher(label, style, inputs).float() if teacher else None
+        if teacher:
+            loss = distil(z, soft, targets, lengths_until(model, args.refines), budget.progress())
+        else:
+            loss = F.cross_entropy(z.flatten(0, 1), targets.flatten())
+        return loss, z.detach().argmax(-1)
 
     if args.compile:
         step_loss = torch.compile(step_loss, dynamic=False)  # two shapes: coarse and full
 
     @torch.no_grad()
-    def held_out():
+    def held_out(active=None):
         loss, right, n = 0.0, 0.0, 0
         for i in range(0, len(held), 64):
             rows = held[i : i + 64]
             targets, inputs = corrupted_walk(tokenizer.quantize, latents[rows], torch.zeros(len(rows)), n_scales)
             with autocast():
-                z = model(data.label[rows], data.style[rows], inputs).float()
+                z = model(data.label[rows], data.style[rows], inputs, active).float()
             loss += F.cross_entropy(z.flatten(0, 1), targets.flatten(), reduction="sum").item()
             right += (z.argmax(-1) == targets).sum().item()
             n += targets.numel()
@@ -177,7 +209,11 @@ def main():
         label, style, u = data.label[rows].clone(), data.style[rows].clone(), torch.rand(len(rows))
         label[u < 2 * args.drop] = n_classes  # class alone, then both
         style[(u >= args.drop) & (u < 3 * args.drop)] = n_styles  # both, then style alone
-        loss, guess = step_loss(label, style, inputs, targets)
+        chance = subnet_chance(budget.progress()) if args.subnet_chance is None else args.subnet_chance
+        active = None
+        if subnets and not coarse and torch.rand(()) < chance:
+            active = list(subnets.values())[torch.randint(len(subnets), ())]
+        loss, guess = step_loss(label, style, inputs, targets, active)
         for opt in opts:
             opt.zero_grad()
         loss.backward()
@@ -197,12 +233,13 @@ def main():
             live = {k: v.clone() for k, v in model.state_dict().items()}
             model.load_state_dict(ema.shadow)
             held_loss, held_acc = held_out()
+            small = {f"held_out_loss {name}": held_out(active)[0] for name, active in subnets.items()}
             sheet()
             model.load_state_dict(live)
             log.write(
                 seconds=int(shown), steps=step, images=images, loss=float(sums[0] / sums[1].clamp_min(1)),
                 coarse_acc=float(sums[2] / sums[3]), fine_acc=float(sums[4] / sums[1].clamp_min(1)),
-                held_out_loss=held_loss, held_out_acc=held_acc,
+                held_out_loss=held_loss, held_out_acc=held_acc, **small,
             )  # fmt: skip
             sums.zero_()
             checkpoint()

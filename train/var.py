@@ -81,6 +81,15 @@ class HeadNorm(nn.Module):
         return F.layer_norm(x, (self.width,), eps=1e-6) * (1 + scale) + shift
 
 
+def subnet(depth, blocks, first, n_scales):
+    """Blocks that run at each scale: all of them before scale `first`, then `blocks` of them, evenly, with both ends.
+
+    VARiant (arXiv 2511.16546); the lists are stored, since those of different sizes are not nested.
+    """
+    few = sorted({i * (depth - 1) // max(1, blocks - 1) for i in range(blocks)})
+    return [list(range(depth)) if k < first else few for k in range(n_scales)]
+
+
 class VAR(nn.Module):
     def __init__(self, n_classes, n_styles, vocab, z, width, depth, heads, scales, shared_aln=False):
         super().__init__()
@@ -140,27 +149,36 @@ class VAR(nn.Module):
     def positions(self):
         return self.lvl_embed(self.lvl_1L) + self.pos_1LC
 
-    def body(self, x, cond, mask):
+    def body(self, x, cond, mask, active=None):
+        """`active`: tokens that each block sees, from the first on; it leaves the others as they are."""
         shared = None
         if self.shared_ada_lin is not None:
             shared = self.shared_ada_lin(cond).view(-1, 1, 6, x.shape[2])
-        for block in self.blocks:
-            x = block(x, cond, shared, mask)
+        for block, n in zip(self.blocks, active or [x.shape[1]] * len(self.blocks)):
+            if n >= x.shape[1]:
+                x = block(x, cond, shared, mask)
+            elif n:
+                seen = None if mask is None else mask[..., :n, :n]
+                x = torch.cat([block(x[:, :n], cond, shared, seen), x[:, n:]], 1)
         return self.head(self.head_nm(x, cond))
 
-    def forward(self, label, style, inputs):
+    def forward(self, label, style, inputs, active=None):
         """Teacher forcing: inputs [B, L' - l_0, z] are the reduced f_hat of every scale but the first -> [B, L', V].
 
-        L' may be less than L: then only the first scales are run.
+        L' may be less than L: then only the first scales are run.  active: the blocks of each scale; a block that was
+        left out stays out.
         """
         cond = self.condition(label, style)
         x = torch.cat([self.first_input(cond), self.word_embed(inputs)], 1)
         n = x.shape[1]
         x = x + self.positions()[:, :n]
-        return self.body(x, cond, self.attn_bias_for_masking[:, :, :n, :n])
+        if active is not None:
+            active = [sum(l for l, on in zip(self.lengths, active) if b in on) for b in range(len(self.blocks))]
+        return self.body(x, cond, self.attn_bias_for_masking[:, :, :n, :n], active)
 
     @torch.no_grad()
-    def generate(self, quantizer, label, style, guidance=2.0, top_k=0, top_p=0.0, temperature=1.0, generator=None):
+    def generate(self, quantizer, label, style, guidance=2.0, top_k=0, top_p=0.0, temperature=1.0, generator=None,
+                 active=None):  # fmt: skip
         """Sample the token maps of a batch, scale by scale with a key/value cache -> list of S index maps [B, l]."""
         batch, n_scales = len(label), len(self.scales)
         drop = lambda t, n: torch.full_like(t, n)
@@ -174,7 +192,8 @@ class VAR(nn.Module):
             block.attn.cache = (None, None)
         x, out = self.first_input(cond), []
         for k, length in enumerate(self.lengths):
-            z = self.body(x + positions[:, at : at + length], cond, None)
+            on = None if active is None else [length * (b in active[k]) for b in range(len(self.blocks))]
+            z = self.body(x + positions[:, at : at + length], cond, None, on)
             at += length
             t = guidance * k / max(1, n_scales - 1)
             logits = ((1 + t) * z[:batch] - t * z[batch:]) / temperature
