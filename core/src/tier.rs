@@ -85,6 +85,42 @@ impl Tier {
         if k < MAX_SCALES { self.trunks[k] as usize } else { 0 }
     }
 
+    /// The first scale that `trunk` draws. A refiner first runs over the scales before it, to fill its caches.
+    pub const fn first_scale(&self, trunk: usize) -> usize {
+        let mut k = 0;
+        while k < MAX_SCALES && self.trunk(k) != trunk {
+            k += 1;
+        }
+        k
+    }
+
+    /// Where the last trunk takes over: it needs the inputs of all scales up to here. 0 with one trunk.
+    pub const fn handoff(&self) -> usize {
+        let (mut k, mut at) = (1, 0);
+        while k < MAX_SCALES {
+            if self.trunk(k) > self.trunk(k - 1) {
+                at = k;
+            }
+            k += 1;
+        }
+        at
+    }
+
+    /// The scale whose blocks and rows `trunk` uses at scale `k`: its first one where it only fills its caches.
+    const fn ruled_by(&self, trunk: usize, k: usize) -> usize {
+        if self.trunk(k) == trunk { k } else { self.first_scale(trunk) }
+    }
+
+    /// The blocks of `trunk` that run over scale `k`, as a mask.
+    pub const fn blocks_of(&self, trunk: usize, k: usize) -> u64 {
+        self.blocks(self.ruled_by(trunk, k))
+    }
+
+    /// Rows of `trunk` at scale `k`.
+    pub const fn rows_of(&self, trunk: usize, k: usize) -> usize {
+        self.rows(self.ruled_by(trunk, k))
+    }
+
     /// The blocks that run at scale `k`, as a mask.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn blocks(&self, k: usize) -> u64 {
@@ -101,15 +137,16 @@ impl Tier {
         shape: &Shape,
         blocks: impl Fn(usize) -> u64,
     ) -> Result<Self, Error> {
-        let mut before = u64::MAX;
-        for (k, mask) in self.blocks.iter_mut().enumerate().take(shape.config.n_scales()) {
+        let (mut before, mut last) = (u64::MAX, 0);
+        let scales = self.blocks.iter_mut().zip(self.trunks);
+        for (k, (mask, trunk)) in scales.enumerate().take(shape.config.n_scales()) {
             *mask = blocks(k);
-            let depth = shape.trunk(0).depth;
+            let depth = shape.trunk(trunk as usize).depth;
             let beyond = depth < 64 && *mask >> depth != 0;
-            if *mask == 0 || beyond || *mask & !before != 0 {
+            if *mask == 0 || beyond || trunk == last && *mask & !before != 0 {
                 return Err(Error::Unsupported);
             }
-            before = *mask;
+            (before, last) = (*mask, trunk);
         }
         Ok(self)
     }
@@ -119,12 +156,12 @@ impl Tier {
         if k < self.guided { 2 } else { 1 }
     }
 
-    /// The last scale at which block `b` runs, if it runs at all.
-    pub const fn last_scale(&self, b: usize, n_scales: usize) -> Option<usize> {
+    /// The last scale at which block `b` of `trunk` runs, if it runs at all.
+    pub const fn last_scale(&self, trunk: usize, b: usize, n_scales: usize) -> Option<usize> {
         let mut k = n_scales;
         while k > 0 {
             k -= 1;
-            if self.blocks(k) >> b & 1 == 1 {
+            if self.trunk(k) == trunk && self.blocks(k) >> b & 1 == 1 {
                 return Some(k);
             }
         }
