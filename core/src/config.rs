@@ -145,8 +145,13 @@ pub const CONFIG_BYTES: usize = 256;
 pub const TRUNK_BYTES: usize = 32;
 /// Bytes of one decoder record.
 pub const DECODER_BYTES: usize = 32;
-/// Groups of every group norm.
+/// Most groups of a group norm.
 pub const GROUPS: usize = 32;
+
+/// Groups of the norm of a map of `width` channels: 32, or one per channel where there are fewer.
+pub const fn groups(width: usize) -> usize {
+    if width < GROUPS { width } else { GROUPS }
+}
 
 const fn bad<T>(fault: Fault, at: usize) -> Result<T, Error> {
     Err(Error::file(fault, at))
@@ -399,7 +404,8 @@ impl Decoder {
         while i < MAX_LEVELS {
             let w = u16_at(b, 16 + 2 * i);
             let wanted = if i < d.levels as usize {
-                w != 0 && w <= 4096 && (w as usize).is_multiple_of(GROUPS)
+                let step = if (w as usize) < GROUPS { 8 } else { GROUPS };
+                w != 0 && w <= 4096 && (w as usize).is_multiple_of(step)
             } else {
                 w == 0
             };
