@@ -2,7 +2,7 @@
 //! (docs/format.md is normative; `varmint_core` is the reader).
 
 use varmint_core::config::{
-    CONFIG_BYTES, DECODER_BYTES, MAX_LEVELS, MAX_SCALES, MAX_TABLES, TRUNK_BYTES,
+    CONFIG_BYTES, DECODER_BYTES, MAX_DECODERS, MAX_LEVELS, MAX_SCALES, MAX_TABLES, TRUNK_BYTES,
 };
 use varmint_core::file::{ALIGN, Container, HEADER_BYTES, MAGIC, SECTION_BYTES, SECTIONS, VERSION};
 use varmint_core::tier::TIER_BYTES;
@@ -150,6 +150,7 @@ impl Description {
         };
         at_most("scales", self.scales.len(), MAX_SCALES)?;
         at_most("condition tables", self.tables.len(), MAX_TABLES)?;
+        at_most("image decoders", self.decoders.len(), MAX_DECODERS)?;
         for d in &self.decoders {
             at_most("decoder levels", d.widths.len(), MAX_LEVELS)?;
         }

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::numbers::{Numbers, choose};
 use crate::quantize::encode;
 use crate::schedule::schedule;
+use crate::tiers::all_blocks;
 use crate::write::write;
 
 /// A shape. The default is the published model VAR-d16 of 256 x 256 pixels.
@@ -55,7 +56,6 @@ pub fn synth(
     let sizes: Vec<_> = shape.scales.iter().map(|&s| (s, s)).collect();
     let (cache, maps) = numbers.stores();
     let width = 64 * shape.depth;
-    let blocks = if shape.depth >= 64 { u64::MAX } else { (1 << shape.depth) - 1 };
     let description = Description {
         sequence: 0,
         name: format!("random-d{}", shape.depth),
@@ -83,7 +83,7 @@ pub fn synth(
         }],
         tiers: vec![TierRow {
             name: numbers.name().to_owned(),
-            scales: vec![(0, blocks); sizes.len()],
+            scales: vec![(0, all_blocks(shape.depth)); sizes.len()],
             cache,
             maps,
             guided: sizes.len() as u8,

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use varmint::{Model, Plan};
 use varmint_quant::Mapped;
+use varmint_quant::inspect::blocks_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,10 +45,13 @@ impl Args {
             Some(name) => vec![super::tier(&model, Some(name))?],
             None => model.tiers().collect(),
         };
-        let mut plans = Vec::new();
+        // A tier that cannot be planned does not hide the others.
+        let (mut plans, mut failed) = (Vec::new(), Vec::new());
         for tier in tiers {
-            let plan = Plan::new(&model.shape, &tier);
-            plans.push(plan.with_context(|| format!("tier {}", tier.name()))?);
+            match Plan::new(&model.shape, &tier) {
+                Ok(plan) => plans.push(plan),
+                Err(e) => failed.push(format!("tier {}: {e}", tier.name())),
+            }
         }
         if self.json {
             let all: Vec<_> = plans.iter().map(|p| describe(&model, p)).collect();
@@ -70,7 +74,10 @@ impl Args {
             })
             .collect();
         if !short.is_empty() {
-            bail!("over the budget of {budget} bytes: {}", short.join("; "));
+            failed.push(format!("over the budget of {budget} bytes: {}", short.join("; ")));
+        }
+        if !failed.is_empty() {
+            bail!("{}", failed.join("; "));
         }
         Ok(())
     }
@@ -78,7 +85,10 @@ impl Args {
 
 fn print(model: &Model<'_>, plan: &Plan) -> anyhow::Result<()> {
     let exact = |n: usize| format!("{n} bytes ({})", super::bytes(n as u64));
-    println!("tier {}", plan.tier.name());
+    let tier = &plan.tier;
+    println!("tier {}", tier.name());
+    println!("  blocks        {}", blocks_line(tier, model.shape.config.n_scales()));
+    println!("  decoder       {} of {}", tier.decoder, model.shape.n_decoders());
     println!("  arena         {}", exact(plan.bytes()));
     println!("  lower bound   {}", exact(plan.floor()));
     println!("  weights       {}", exact(model.file_bytes()));
