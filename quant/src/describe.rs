@@ -131,9 +131,10 @@ fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSize
     if d.out_channels != 3 {
         return refuse("channels of decoder.conv_out", "3".into(), d.out_channels.to_string());
     }
-    let uneven = |w: &usize| !w.is_multiple_of(GROUPS);
+    let uneven = |w: &usize| !w.is_multiple_of(if *w < GROUPS { 8 } else { GROUPS });
     if let Some(i) = d.widths.iter().position(uneven) {
-        let expected = format!("a multiple of {GROUPS}, for its norms have {GROUPS} groups");
+        let expected =
+            format!("8, 16, 24 or a multiple of {GROUPS}: its norms have {GROUPS} groups at most");
         let found = d.widths[i].to_string();
         return refuse(&format!("channels of decoder.up.{i}"), expected, found);
     }

@@ -8,7 +8,8 @@ use std::process::Command;
 
 use common::model::{Tensors, only, random, tensors};
 use safetensors::tensor::{TensorView, serialize_to_file};
-use varmint::{Engine, Request};
+use varmint::plan::Buf;
+use varmint::{Engine, Plan, Request};
 use varmint_core::tensor::{Dtype, Role};
 use varmint_core::{Model, Store};
 use varmint_quant::official::{DecoderConfig, VarConfig};
@@ -133,6 +134,49 @@ fn tiers_choose_trunks_blocks_and_decoders() {
     }
 }
 
+/// The refiner rebuilds its prefix: with the drafter's weights it goes on as the drafter would have.
+#[test]
+fn a_refiner_like_the_drafter_changes_nothing() {
+    let parts = Parts::new("same");
+    for numbers in [Numbers::Int8, Numbers::F32] {
+        let mut o = parts.options(numbers, &["b:refiner=1", "c:refiner=3", "d:refiner=2,guided=2"]);
+        o.tiers.extend(["e:guided=2", "f:refiner=2,guided=3,tile=2"].map(|t| t.parse().unwrap()));
+        o.tiers.push("g:guided=3".parse().unwrap());
+        o.refiner = Some(parts.drafter.clone());
+        let map = parts.convert(&o).unwrap();
+        let m = Model::parse(&map).unwrap();
+        let image = |name: &str| {
+            let mut engine = Engine::new(&m, &m.tier(name).unwrap()).unwrap();
+            engine.arena().fill(0xAA);
+            let mut request = Request::new(&m);
+            (request.seed, request.labels[0]) = (5, Some(3));
+            engine.generate(request).unwrap()
+        };
+        for (with, plain) in [("b", "full"), ("c", "full"), ("f", "g")] {
+            assert_eq!(image(with), image(plain), "{with}");
+        }
+        // Without guidance after the hand-over, the row that the refiner does not run changes nothing.
+        assert_eq!(image("d"), image("e"));
+    }
+    // The drafter's caches are gone before the refiner's come: the peak is the larger of the two.
+    let map = parts.convert(&parts.options(Numbers::Int8, &["duet:refiner=2"])).unwrap();
+    let m = Model::parse(&map).unwrap();
+    let plan = |name: &str| Plan::new(&m.shape, &m.tier(name).unwrap()).unwrap();
+    let (full, duet) = (plan("full"), plan("duet"));
+    duet.verify().unwrap();
+    assert!(duet.bytes() <= full.bytes() && duet.total_macs() < full.total_macs());
+    let (drafter, refiner) = (duet.buffer(Buf::Kv(0, 1)), duet.buffer(Buf::Kv(0, 3)));
+    assert!(drafter.size > 0 && refiner.size > 0 && drafter.last < refiner.first);
+    let mut engine = Engine::new(&m, &m.tier("duet").unwrap()).unwrap();
+    let one = engine.generate(Request::new(&m)).unwrap();
+    engine.arena().fill(0x55);
+    assert_eq!(
+        engine.generate(Request::new(&m)).unwrap(),
+        one,
+        "nothing is read before it is written"
+    );
+}
+
 /// Every part is stored as it is when it stands alone, in every number format.
 #[test]
 fn parts_are_the_given_ones() {
@@ -211,6 +255,7 @@ fn what_does_not_fit_is_refused() {
         refuse(&|o| o.decoders[0].file = file.clone(), &[words, &[name]].concat());
     };
     other("odd", &decoder(&[48, 32]), &["decoder.up.0", "a multiple of 32", "found 48"]);
+    other("thin", &decoder(&[12, 32]), &["decoder.up.0", "8, 16, 24 or", "found 12"]);
     let latent = DecoderConfig { cvae: 4, ..decoder(&[32, 32]) };
     other("latent", &latent, &["post_quant_conv.weight", "[4, 4, 3, 3]", "[8, 8, 3, 3]"]);
     refuse(
