@@ -108,6 +108,7 @@ fn trunk(var: &VarConfig) -> Result<Trunk, Error> {
         shared_aln: var.shared_aln,
         l2_norm: var.attn_l2_norm,
         act: 4,
+        wide_heads: [0; varmint_core::config::MAX_DEPTH],
     })
 }
 
@@ -167,6 +168,7 @@ fn tiers(
         tile: options.tile,
         strip: options.strip,
         conv_scratch: options.conv_scratch,
+        keep: varmint_core::Keep::ALL,
     }];
     let mut decoders = vec![FULL.to_owned()];
     decoders.extend(options.decoders.iter().map(|d| d.name.clone()));

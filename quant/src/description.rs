@@ -6,7 +6,7 @@ use varmint_core::config::{
 };
 use varmint_core::file::{ALIGN, Container, HEADER_BYTES, MAGIC, SECTION_BYTES, SECTIONS, VERSION};
 use varmint_core::tier::TIER_BYTES;
-use varmint_core::{Sampling, Scale, Shape, Store, Trunk};
+use varmint_core::{Keep, Sampling, Scale, Shape, Store, Trunk};
 
 use crate::error::Error;
 
@@ -55,6 +55,8 @@ pub struct TierRow {
     pub strip: u16,
     /// Bytes kept free for the kernels of the decoder's 3x3 convolutions.
     pub conv_scratch: u32,
+    /// What stays in the cache, and what a token sees.
+    pub keep: Keep,
 }
 
 /// A model file without its tensors.
@@ -206,6 +208,7 @@ fn trunk(t: &Trunk) -> Record {
     let mut r = Record::new(TRUNK_BYTES);
     r.u32(0, t.depth).u32(4, t.width).u32(8, t.heads).u32(12, t.hidden);
     r.u32(16, u32::from(t.shared_aln) | u32::from(t.l2_norm) << 1).u32(20, t.act);
+    r.put(32, &t.wide_heads);
     r
 }
 
@@ -226,6 +229,11 @@ fn tier(t: &TierRow) -> Record {
     }
     r.put(160, &[t.cache as u8, t.maps as u8, t.guided, t.decoder]);
     r.u16(164, t.tile).u16(166, t.strip).u32(168, t.conv_scratch);
+    let k = &t.keep;
+    r.put(172, &[k.window, k.window_from, k.grid, k.pool, k.protect].map(|v| v as u8));
+    for (i, most) in k.most.iter().flatten().enumerate() {
+        r.u16(192 + 2 * i, *most);
+    }
     r
 }
 

@@ -74,6 +74,7 @@ pub fn synth(
             shared_aln: false,
             l2_norm: true,
             act: 4,
+            wide_heads: [0; varmint_core::config::MAX_DEPTH],
         }],
         decoders: vec![DecoderSizes {
             widths: [1, 1, 2, 2, 4].map(|m| m * shape.channels).to_vec(),
@@ -91,6 +92,7 @@ pub fn synth(
             tile,
             strip,
             conv_scratch: 0,
+            keep: varmint_core::Keep::ALL,
         }],
     };
     let mut random = Random(0x9E37_79B9_7F4A_7C15);

@@ -172,6 +172,7 @@ impl MoreTier {
             tile: self.tile.unwrap_or(first.tile),
             strip: self.strip.unwrap_or(first.strip),
             conv_scratch: self.conv_scratch.unwrap_or(first.conv_scratch),
+            keep: varmint_core::Keep::ALL,
         })
     }
 
@@ -230,6 +231,7 @@ mod tests {
         shared_aln: false,
         l2_norm: true,
         act: 1,
+        wide_heads: [0; varmint_core::config::MAX_DEPTH],
     };
     const SIX: Trunk = Trunk { depth: 6, ..NINE };
 
