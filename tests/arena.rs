@@ -83,7 +83,7 @@ fn dead_ranges_are_not_read() {
             Stage::Setup { .. } | Stage::Ada { .. } | Stage::HeadAda { .. } => 0,
             Stage::Begin { scale, .. } | Stage::Head { scale, .. } => 1 + scale as u16,
             Stage::Draw { scale, .. } | Stage::Fold { scale } => 1 + scale as u16,
-            Stage::Keys(t) | Stage::Mix(t) => 1 + t.scale as u16,
+            Stage::Keys(t) | Stage::Mix(t) | Stage::Keep(t) => 1 + t.scale as u16,
             Stage::Decode { layer, .. } => (1 + scales + layer) as u16,
             Stage::Done => return None,
         })

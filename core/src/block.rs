@@ -8,102 +8,18 @@
 //! A block runs over tiles of tokens: first keys and values of all tiles, then, tile by tile, queries,
 //! attention and the feed-forward part. Only the residual stream has the size of a scale.
 
-use bytemuck::try_cast_slice_mut;
-use half::f16;
-
 use crate::bytes::{part, part_mut, up};
-use crate::config::Trunk;
+use crate::cache::{Cache, Slab};
 use crate::error::Error;
-use crate::host::{Host, Job, linear, nums, nums_ref, split};
+use crate::host::{Host, Job, linear, nums, split};
+use crate::keep::{neighbourhood, observe};
 use crate::model::{Ada, Linear};
 use crate::num::silu;
-use crate::ops::{Heads, Kv, Ops, Scratch};
-use crate::plan::{ARENA_ALIGN, Buf, Plan, kv_bytes, row_last_scale};
+use crate::ops::{Heads, Ops, Scratch};
+use crate::plan::{ARENA_ALIGN, Buf, Plan};
 use crate::stage::{HEAD_TILE, Tile};
 use crate::tier::Store;
-
-/// Where a block's keys and values of the current scale go, and what it has from before.
-struct Cache {
-    /// The cache and the block's range in it.
-    past: Option<(Buf, usize, usize)>,
-    /// Tokens that the cache can hold.
-    cap: usize,
-    /// Tokens of earlier scales.
-    before: usize,
-    /// Whether this scale's keys and values stay for later ones.
-    keep: bool,
-}
-
-impl Cache {
-    fn of(job: &Job<'_>, t: Tile) -> Self {
-        let (shape, tier) = (&job.model.shape, &job.plan.tier);
-        let (c, trunk) = (&shape.config, shape.trunk(t.trunk));
-        let n = c.n_scales();
-        let j = tier.last_scale(t.trunk, t.block, n).unwrap_or(0);
-        let last = row_last_scale(tier, t.row, j).unwrap_or(0);
-        let cap = c.tokens_before(last);
-        let bytes = kv_bytes(cap, trunk.width as usize, trunk.heads as usize, tier.cache);
-        // Blocks that end together share a buffer, in order.
-        let place = (0..t.block).filter(|&b| tier.last_scale(t.trunk, b, n) == Some(j)).count();
-        let past = (cap > 0).then_some((Buf::Kv(t.row, j), place * bytes, bytes));
-        Self { past, cap, before: c.tokens_before(t.scale), keep: t.scale < last }
-    }
-}
-
-/// K, V and their scales in a cache of `cap` tokens.
-fn kv_parts(cap: usize, trunk: &Trunk, store: Store) -> (usize, usize) {
-    let values = up(cap * trunk.width as usize * store.bytes(), ARENA_ALIGN);
-    let scales =
-        if store == Store::I8 { up(2 * cap * trunk.heads as usize, ARENA_ALIGN) } else { 0 };
-    (values, scales)
-}
-
-fn kv_ref<'a>(bytes: &'a [u8], cap: usize, trunk: &Trunk, store: Store) -> Result<Kv<'a>, Error> {
-    let (n, s) = kv_parts(cap, trunk, store);
-    let (k, v) = (part(bytes, 0, n), part(bytes, n, n));
-    Ok(match store {
-        Store::F32 => Kv::F32 { k: nums_ref(k)?, v: nums_ref(v)? },
-        Store::F16 => Kv::F16 { k: nums_ref(k)?, v: nums_ref(v)? },
-        Store::I8 => Kv::I8 {
-            k: nums_ref(k)?,
-            v: nums_ref(v)?,
-            ks: nums_ref(part(bytes, 2 * n, s))?,
-            vs: nums_ref(part(bytes, 2 * n + s, s))?,
-        },
-    })
-}
-
-/// Writes keys (`which` 0) or values (1) of one token.
-fn kv_store<O: Ops>(
-    ops: &O,
-    bytes: &mut [u8],
-    cap: usize,
-    trunk: &Trunk,
-    store: Store,
-    which: usize,
-    token: usize,
-    x: &[f32],
-) -> Result<(), Error> {
-    let (n, s) = kv_parts(cap, trunk, store);
-    let (w, heads) = (trunk.width as usize, trunk.heads as usize);
-    let (values, rest) = split(bytes, 2 * n)?;
-    let values = part_mut(values, which * n, n);
-    match store {
-        Store::F32 => part_mut(nums::<f32>(values)?, token * w, w).copy_from_slice_checked(x),
-        Store::F16 => {
-            for (o, &v) in part_mut(nums::<f16>(values)?, token * w, w).iter_mut().zip(x) {
-                *o = f16::from_f32(v);
-            }
-        }
-        Store::I8 => {
-            let out = part_mut(nums::<i8>(values)?, token * w, w);
-            let scales = nums::<f16>(part_mut(rest, which * s, s))?;
-            let scales = part_mut(scales, token * heads, heads);
-            ops.quantize_heads(x, trunk.head_dim(), out, scales);
-        }
-    }
-    Ok(())
-}
+use bytemuck::try_cast_slice_mut;
 
 trait CopyChecked<T> {
     /// Copies what fits; never panics.
@@ -135,6 +51,59 @@ fn x_rows<'a>(
 fn tile_tokens(plan: &Plan, job: &Job<'_>, t: Tile) -> usize {
     let l = job.model.shape.config.scale(t.scale).tokens();
     l.saturating_sub(t.at).min(plan.tier.tile)
+}
+
+/// What attention of a tile reads, and where it works.
+struct Look<'a> {
+    job: &'a Job<'a>,
+    t: Tile,
+    past: &'a [u8],
+    now: &'a [u8],
+    near: &'a mut [u8],
+    seen: &'a mut [f32],
+    scratch: Scratch<'a>,
+}
+
+impl Look<'_> {
+    /// Attention of the heads of one class; `q` and `o` are `[tokens, heads of the class, hd]`.
+    fn attend<O: Ops>(
+        &mut self,
+        ops: &O,
+        slab: &Slab,
+        q: &[f32],
+        o: &mut [f32],
+    ) -> Result<(), Error> {
+        let (job, t) = (self.job, self.t);
+        let map = job.model.shape.config.scale(t.scale);
+        let of = slab.of;
+        let heads = Heads { width: of.width(), dim: of.dim };
+        let read = (self.past, self.now);
+        if slab.choose.is_some() {
+            observe(map, job, slab, (t.at, q), read, self.scratch.scores, self.seen)?;
+        }
+        let past = slab.past(self.past)?;
+        let side = job.plan.tier.keep.window_at(t.scale);
+        if side == 0 || side >= map.h as usize && side >= map.w as usize {
+            let kv = if slab.direct {
+                [(past, slab.before + slab.l), (past, 0)]
+            } else {
+                [(past, slab.before), (slab.own(self.past, self.now)?.0, slab.l)]
+            };
+            ops.attend(heads, q, kv, &mut self.scratch, o);
+            return Ok(());
+        }
+        let rows = q.chunks_exact(of.width()).zip(o.chunks_exact_mut(of.width()));
+        for (i, (q, o)) in rows.enumerate() {
+            let (y, x, h, w) = neighbourhood(map, side, t.at + i);
+            for j in 0..h * w {
+                let from = (y + j / w) * map.w as usize + x + j % w;
+                slab.gather(self.past, self.now, from, self.near, h * w, j);
+            }
+            let kv = [(past, slab.before), (slab.gathered(self.near, h * w)?, h * w)];
+            ops.attend(heads, q, kv, &mut self.scratch, o);
+        }
+        Ok(())
+    }
 }
 
 impl<O: Ops> Host<'_, O> {
@@ -244,18 +213,11 @@ impl<O: Ops> Host<'_, O> {
             self.modulation(job, t)?;
         }
         let trunk = *job.model.shape.trunk(t.trunk);
-        let store = job.plan.tier.cache;
         let w = trunk.width as usize;
         let n = tile_tokens(job.plan, job, t);
-        let l = job.model.shape.config.scale(t.scale).tokens();
-        let cache = Cache::of(job, t);
-        let (to, from, cap, at) = match cache.past {
-            Some((buf, from, _)) if cache.keep => (buf, from, cache.cap, cache.before + t.at),
-            _ => (Buf::KvNow, 0, l, t.at),
-        };
-        let [x, work, mods, rows, scale, kv] = self
-            .arena
-            .take(job.plan, [Buf::X, Buf::Work, Buf::Mod, Buf::Rows, Buf::RowScale, to])?;
+        let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
+        let bufs = [Buf::X, Buf::Work, Buf::Mod, Buf::Rows, Buf::RowScale, Buf::KvNow, cache.buf];
+        let [x, work, mods, rows, scale, now, past] = self.arena.take(job.plan, bufs)?;
         let x = x_rows(nums(x)?, job, w, t.row, t.at, n)?;
         let mods = nums::<f32>(mods)?;
         let (u, rest) = split(nums::<f32>(work)?, n * w)?;
@@ -266,8 +228,6 @@ impl<O: Ops> Host<'_, O> {
         let qkv = job.model.block(t.trunk, t.block).qkv;
         let lin = Linear { w: qkv.w.rows_from(w, 2 * w), bias: part(qkv.bias, w, 2 * w) };
         linear(&self.ops, u, n, &lin, rows, nums(scale)?, out)?;
-        let bytes = kv_bytes(cap, w, trunk.heads as usize, store);
-        let kv = part_mut(kv, from, bytes);
         for (i, kv_row) in out.chunks_exact_mut(2 * w).enumerate() {
             let (k, v) = split(kv_row, w)?;
             if trunk.l2_norm {
@@ -275,8 +235,11 @@ impl<O: Ops> Host<'_, O> {
                     self.ops.normalize_heads(head, trunk.head_dim(), &[1.0]);
                 }
             }
-            kv_store(&self.ops, kv, cap, &trunk, store, 0, at + i, k)?;
-            kv_store(&self.ops, kv, cap, &trunk, store, 1, at + i, v)?;
+            for slab in cache.slabs.iter().filter(|s| s.of.heads > 0) {
+                let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
+                slab.store(&self.ops, past, now, 0, t.at + i, part(k, at, wide))?;
+                slab.store(&self.ops, past, now, 1, t.at + i, part(v, at, wide))?;
+            }
         }
         Ok(())
     }
@@ -284,14 +247,10 @@ impl<O: Ops> Host<'_, O> {
     /// Attention and feed-forward of a tile.
     pub(crate) fn mix(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
         let trunk = *job.model.shape.trunk(t.trunk);
-        let store = job.plan.tier.cache;
         let (w, dim, hidden) = (trunk.width as usize, trunk.head_dim(), trunk.hidden as usize);
         let n = tile_tokens(job.plan, job, t);
-        let l = job.model.shape.config.scale(t.scale).tokens();
-        let cache = Cache::of(job, t);
+        let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
         let weights = job.model.block(t.trunk, t.block);
-        // A block without a cache reads nothing from it: any other buffer serves as its empty past.
-        let (past_buf, from, len) = cache.past.unwrap_or((Buf::Cond, 0, 0));
         let bufs = [
             Buf::X,
             Buf::Work,
@@ -301,9 +260,11 @@ impl<O: Ops> Host<'_, O> {
             Buf::Scores,
             Buf::Head,
             Buf::KvNow,
-            past_buf,
+            Buf::Seen,
+            Buf::Near,
+            cache.buf,
         ];
-        let [x, work, mods, rows, scale, scores, head, now, past] =
+        let [x, work, mods, rows, scale, scores, head, now, seen, near, past] =
             self.arena.take(job.plan, bufs)?;
         let x = x_rows(nums(x)?, job, w, t.row, t.at, n)?;
         let (mods, scale) = (nums::<f32>(mods)?, nums::<f32>(scale)?);
@@ -335,21 +296,46 @@ impl<O: Ops> Host<'_, O> {
             let probs = nums(p.get_mut(..2 * tokens).ok_or(Error::PlanMismatch)?)?;
             let mut scratch = Scratch { scores: nums(s)?, probs, sums: nums(sums)?, query };
             // The hidden layer's place is free until then, and mostly larger than what was planned.
-            let keys = cache.before + l;
+            let keys = cache.slabs.iter().map(|s| s.before + s.l).max().unwrap_or(0);
             let places = 2 * spare.len() / (3 * keys.max(1)) * keys;
-            if store == Store::I8 && places > tokens {
+            if job.plan.tier.cache == Store::I8 && places > tokens {
                 let (s, p) = split(spare, places)?;
                 scratch.scores = s;
                 scratch.probs = try_cast_slice_mut(p).map_err(|_| Error::PlanMismatch)?;
             }
-            let past = kv_ref(part(past, from, len), cache.cap, &trunk, store)?;
-            let kv = if cache.keep {
-                [(past, cache.before + l), (kv_ref(&[], 0, &trunk, store)?, 0)]
-            } else {
-                [(past, cache.before), (kv_ref(now, l, &trunk, store)?, l)]
-            };
-            let heads = Heads { width: w, dim };
-            self.ops.attend(heads, q, kv, &mut scratch, o);
+            let seen = nums::<f32>(seen)?;
+            if t.at == 0 && cache.chooses() {
+                seen.fill(0.0);
+            }
+            let mut look = Look { job, t, past, now, near, seen, scratch };
+            match cache.slabs {
+                [none, slab] | [slab, none] if none.of.heads == 0 => {
+                    look.attend(&self.ops, &slab, q, o)?;
+                }
+                slabs => {
+                    // Class by class: its queries together in `u`, its outputs in `o`; then in the order of heads.
+                    let mut done = 0;
+                    for slab in &slabs {
+                        let (at, wide) = (slab.of.first * dim, slab.of.width());
+                        let mine = part_mut(u, 0, n * wide);
+                        for (u, q) in mine.chunks_exact_mut(wide).zip(q.chunks_exact(w)) {
+                            u.copy_from_slice_checked(part(q, at, wide));
+                        }
+                        look.attend(&self.ops, slab, mine, part_mut(o, done, n * wide))?;
+                        done += n * wide;
+                    }
+                    let mut from = 0;
+                    for slab in &slabs {
+                        let (at, wide) = (slab.of.first * dim, slab.of.width());
+                        for (i, u) in u.chunks_exact_mut(w).enumerate() {
+                            let o = part(o, from + i * wide, wide);
+                            part_mut(u, at, wide).copy_from_slice_checked(o);
+                        }
+                        from += n * wide;
+                    }
+                    o.copy_from_slice_checked(u);
+                }
+            }
             linear(&self.ops, o, n, &weights.proj, rows, scale, u)?;
             for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
                 self.ops.add_gated(x, part(mods, 0, w), y);

@@ -83,6 +83,7 @@ impl<O: Ops> Backend for Host<'_, O> {
             Stage::Begin { trunk, scale } => self.begin(job, trunk, scale),
             Stage::Keys(tile) => self.keys(job, tile),
             Stage::Mix(tile) => self.mix(job, tile),
+            Stage::Keep(tile) => self.keep(job, tile),
             Stage::Head { scale, at } => self.head(job, scale, at),
             Stage::Draw { scale, at } => self.draw(job, scale, at),
             Stage::Fold { scale } => self.fold(job, scale),

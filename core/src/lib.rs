@@ -23,6 +23,7 @@ extern crate std;
 
 mod block;
 mod bytes;
+mod cache;
 pub mod config;
 mod decode;
 pub mod embed;
@@ -30,6 +31,7 @@ pub mod error;
 pub mod file;
 pub mod generator;
 pub mod host;
+mod keep;
 mod latent;
 mod maps;
 pub mod model;

@@ -22,13 +22,14 @@
 use core::fmt;
 
 use crate::bytes::up;
+use crate::cache::{near_bytes, now_bytes, past_bytes, row_last_scale};
 use crate::config::{GROUPS, MAX_LEVELS, MAX_SCALES, Shape};
 use crate::error::Error;
 use crate::file::{Container, Kind};
 use crate::num::{up4, up32};
 use crate::stage::{HEAD_TILE, Stage, map_size, out_size};
 use crate::tensor::Layer;
-use crate::tier::{Store, Tier};
+use crate::tier::Tier;
 
 /// Alignment of the arena and of every buffer in it.
 pub const ARENA_ALIGN: usize = 16;
@@ -97,12 +98,16 @@ pub enum Buf {
     Wide(usize),
     /// Hidden map of a level's residual blocks.
     Hidden(usize),
+    /// What the grid's tokens of the current block saw `[heads, keys]` f32: see [`crate::Keep`].
+    Seen,
+    /// Keys and values of the neighbourhood of one token.
+    Near,
     /// The largest stretch of the arena in which nothing lives while a decoder layer runs, `ConvScratch`
     /// included: the kernels of 3x3 convolutions work in it.
     Spare(usize),
 }
 
-const FIXED: usize = 25;
+const FIXED: usize = 27;
 const KV0: usize = FIXED;
 const MAP0: usize = KV0 + 2 * MAX_SCALES;
 /// Buffers that a plan can have.
@@ -136,6 +141,8 @@ impl Buf {
             Self::Rgb => 22,
             Self::MapQkv => 23,
             Self::ConvScratch | Self::Spare(_) => 24,
+            Self::Seen => 25,
+            Self::Near => 26,
             Self::Kv(row, j) => KV0 + (row & 1) * MAX_SCALES + j % MAX_SCALES,
             Self::Map(l) => MAP0 + l % MAX_LEVELS,
             Self::Wide(l) => MAP0 + MAX_LEVELS + l % MAX_LEVELS,
@@ -169,6 +176,8 @@ impl Buf {
         "rgb",
         "map qkv",
         "conv scratch",
+        "seen",
+        "near",
     ];
 }
 
@@ -196,13 +205,6 @@ pub struct Plan {
     total_macs: u64,
     max_step_macs: u64,
     decoder_tick: u16,
-}
-
-/// Bytes of keys and values of `n` tokens in one block: K, V, scales of K, scales of V, each
-/// aligned.
-pub(crate) const fn kv_bytes(n: usize, width: usize, heads: usize, store: Store) -> usize {
-    let scales = if let Store::I8 = store { up(product([2, n, heads]), ARENA_ALIGN) } else { 0 };
-    up(product([n, width, store.bytes()]), ARENA_ALIGN).saturating_add(scales).saturating_mul(2)
 }
 
 struct Builder {
@@ -233,6 +235,12 @@ impl Builder {
             b.last = last as u16;
         }
     }
+
+    /// Makes the buffer larger by `bytes`.
+    const fn grow(&mut self, buf: Buf, bytes: usize, first: usize, last: usize) {
+        let size = self.buffers[buf.index()].size as usize;
+        self.add(buf, size.saturating_add(bytes), first, last);
+    }
 }
 
 /// A product that stays at its largest value instead of wrapping: `add` refuses it.
@@ -247,6 +255,10 @@ const fn product<const N: usize>(factors: [usize; N]) -> usize {
 
 const fn max(a: usize, b: usize) -> usize {
     if a > b { a } else { b }
+}
+
+const fn min(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
 }
 
 impl Plan {
@@ -379,6 +391,11 @@ impl Plan {
             i += 1;
         }
         last
+    }
+
+    /// The tier by which the caches lie.
+    pub(crate) const fn layout(&self) -> &Tier {
+        &self.tier
     }
 
     /// Bytes that the arena must have.
@@ -533,17 +550,6 @@ const fn scale_tick(k: usize) -> usize {
     1 + k
 }
 
-/// The scale whose keys and values never enter the cache of a block that last runs at `j`.
-pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<usize> {
-    if row == 0 {
-        return Some(j);
-    }
-    if tier.guided == 0 {
-        return None;
-    }
-    Some(if j < tier.guided { j } else { tier.guided - 1 })
-}
-
 /// Where the input of scale `k` is in [`Buf::Next`], in tokens: those that a refiner will read again stay.
 pub(crate) const fn next_place(shape: &Shape, tier: &Tier, k: usize) -> usize {
     let handoff = tier.handoff();
@@ -609,32 +615,38 @@ const fn trunk(b: &mut Builder, shape: &Shape, tier: &Tier, set: usize, from: us
     b.add(Buf::RowScale, 4 * head, setup, end);
     b.add(Buf::Head, 5 * t.head_dim(), start, end);
 
-    let mut j = from;
-    while j <= until {
-        let mut ending = 0;
-        let mut block = 0;
-        while block < t.depth as usize {
-            if let Some(last) = tier.last_scale(set, block, s)
-                && last == j
-            {
-                ending += 1;
-            }
-            block += 1;
-        }
-        let mut row = 0;
-        while row < rows && ending > 0 {
-            if let Some(last) = row_last_scale(tier, row, j) {
-                let now = kv_bytes(c.scale(last).tokens(), w, heads, tier.cache);
-                b.add(Buf::KvNow, now, start, end);
-                let past = c.tokens_before(last);
-                if past > 0 {
-                    let bytes = product([ending, kv_bytes(past, w, heads, tier.cache)]);
-                    b.add(Buf::Kv(row, j), bytes, start, scale_tick(last));
+    let mut block = 0;
+    while block < t.depth as usize {
+        if let Some(j) = tier.last_scale(set, block, s) {
+            let mut row = 0;
+            while row < rows {
+                if let Some(last) = row_last_scale(tier, row, j) {
+                    b.add(Buf::KvNow, now_bytes(shape, tier, set, block, last), start, end);
+                    let past = past_bytes(shape, tier, set, block, last);
+                    if past > 0 {
+                        b.grow(Buf::Kv(row, j), past, start, scale_tick(last));
+                    }
                 }
+                row += 1;
             }
-            row += 1;
         }
-        j += 1;
+        block += 1;
+    }
+    let keep = &tier.keep;
+    let mut k = 0;
+    while k <= until {
+        let tick = if k < from { start } else { scale_tick(k) };
+        if k + 1 < s && (keep.drops(c, 0, k) || keep.drops(c, 1, k)) {
+            let keys = max(keep.before(c, 0, k), keep.before(c, 1, k)) + c.scale(k).tokens();
+            b.add(Buf::Seen, product([4, heads, keys]), tick, tick);
+        }
+        let side = keep.window_at(k);
+        let (h, wide) = (c.scale(k).h as usize, c.scale(k).w as usize);
+        if side > 0 {
+            let near = min(side, h) * min(side, wide);
+            b.add(Buf::Near, near_bytes(t, tier, near), tick, tick);
+        }
+        k += 1;
     }
 }
 

@@ -4,7 +4,7 @@
 //! for each trunk:
 //!   Setup, Ada.., HeadAda..                       the condition
 //!   for each scale:  Begin
-//!     for each block, row:  Keys per tile, Mix per tile
+//!     for each block, row:  Keys per tile, Mix per tile, Keep
 //!     Head, Draw per few tokens;  Fold            logits, tokens, latent
 //! Decode: for each layer, its passes, strip by strip
 //! ```
@@ -14,7 +14,9 @@
 //!
 //! `const`, so that a plan made at compile time knows its work too.
 
-use crate::config::Shape;
+use crate::cache::classes;
+use crate::config::{Scale, Shape};
+use crate::keep::on_grid;
 use crate::tensor::Layer;
 use crate::tier::Tier;
 
@@ -57,6 +59,8 @@ pub enum Stage {
     Keys(Tile),
     /// Attention and feed-forward of a tile of tokens.
     Mix(Tile),
+    /// Chooses which tokens of a row of a block stay in its cache.
+    Keep(Tile),
     /// Logits of a few tokens.
     Head {
         /// Scale.
@@ -213,6 +217,13 @@ impl Stage {
                 if at < c.scale(t.scale).tokens() {
                     return Self::Mix(Tile { at, ..t });
                 }
+                let keep = &tier.keep;
+                if keep.drops(c, 0, t.scale) || keep.drops(c, 1, t.scale) {
+                    return Self::Keep(Tile { at: 0, ..t });
+                }
+                Self::Keep(t).next(shape, tier)
+            }
+            Self::Keep(t) => {
                 // Both rows of a block one after the other: its weights are still near.
                 if t.row + 1 < tier.rows_of(t.trunk, t.scale) {
                     return Self::Keys(Tile { row: t.row + 1, at: 0, ..t });
@@ -265,12 +276,13 @@ impl Stage {
     }
 
     /// Multiply-accumulates of the stage (matrix products, convolutions and attention).
+    #[allow(clippy::indexing_slicing, reason = "a loop bound; const fn has no `get`")]
     pub const fn macs(self, shape: &Shape, tier: &Tier) -> u64 {
         let c = &shape.config;
         let (v, z) = (c.vocab as u64, c.cvae as u64);
         let latent = c.latent();
         match self {
-            Self::Setup { .. } | Self::Done | Self::Begin { scale: 0, .. } => 0,
+            Self::Setup { .. } | Self::Done | Self::Keep(_) | Self::Begin { scale: 0, .. } => 0,
             Self::Ada { trunk, .. } => 6 * width(shape, trunk) * width(shape, trunk),
             Self::HeadAda { trunk, .. } => 2 * width(shape, trunk) * width(shape, trunk),
             Self::Begin { trunk, scale } => {
@@ -282,9 +294,25 @@ impl Stage {
             }
             Self::Mix(t) => {
                 let (w, hidden) = (width(shape, t.trunk), shape.trunk(t.trunk).hidden as u64);
-                let keys = c.tokens_before(t.scale + 1) as u64;
-                tile_len(c.scale(t.scale).tokens(), t.at, tier.tile)
-                    * (2 * w * w + 2 * w * hidden + 2 * w * keys)
+                let map = c.scale(t.scale);
+                let n = tile_len(map.tokens(), t.at, tier.tile);
+                let own = match tier.keep.window_at(t.scale) {
+                    0 => map.tokens(),
+                    side => least(side, map.h as usize) * least(side, map.w as usize),
+                };
+                let (mut looks, mut i) = (0, 0);
+                let classes = classes(shape.trunk(t.trunk), tier, t.block);
+                while i < classes.len() {
+                    let before = tier.keep.before(c, classes[i].class, t.scale);
+                    let mut rows = 2 * n * (before + own) as u64;
+                    if tier.keep.drops(c, classes[i].class, t.scale) {
+                        let seen = on_grid_from(map, tier.keep.grid, t.at, n as usize);
+                        rows += seen * (before + map.tokens()) as u64;
+                    }
+                    looks += classes[i].width() as u64 * rows;
+                    i += 1;
+                }
+                n * (2 * w * w + 2 * w * hidden) + looks
             }
             Self::Head { scale, at } => {
                 let n = tile_len(c.scale(scale).tokens(), at, HEAD_TILE);
@@ -321,6 +349,20 @@ impl Stage {
 const fn tile_len(n: usize, at: usize, tile: usize) -> u64 {
     let left = n.saturating_sub(at);
     (if left < tile { left } else { tile }) as u64
+}
+
+const fn least(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
+}
+
+/// How many of `n` tokens from `at` on stand on the grid.
+const fn on_grid_from(map: Scale, side: usize, at: usize, n: usize) -> u64 {
+    let (mut i, mut count) = (at, 0);
+    while i < at + n {
+        count += on_grid(map, side, i) as u64;
+        i += 1;
+    }
+    count
 }
 
 const fn width(shape: &Shape, trunk: usize) -> u64 {

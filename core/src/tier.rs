@@ -75,6 +75,16 @@ impl Keep {
         window_from: 0,
     };
 
+    /// Whether both classes of heads keep the same.
+    #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    pub const fn alike(&self) -> bool {
+        let mut k = 0;
+        while k < MAX_SCALES && self.most[0][k] == self.most[1][k] {
+            k += 1;
+        }
+        k == MAX_SCALES
+    }
+
     /// Tokens of the cache after scale `k`, for heads of `class`.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn after(&self, config: &Config, class: usize, k: usize) -> usize {

@@ -1,0 +1,348 @@
+//! Where a block's keys and values lie.
+//!
+//! A block has one cache per class of head (see [`Keep`]): wide heads first, then the others; where the
+//! tier treats them alike there is one class. A cache is `[tokens, heads of the class, hd]` keys, then
+//! values, then, for int8, their scales.
+//!
+//! ```text
+//! Kv(row, j)   blocks whose last scale is j, in order; of each, its classes; of each, `rows` tokens
+//! KvNow        the same for the tokens of one scale: of blocks that end with it, or that choose among them
+//! ```
+
+use half::f16;
+
+use crate::bytes::{part, part_mut, up};
+use crate::config::{Config, Shape, Trunk};
+use crate::error::Error;
+use crate::host::{nums, nums_ref, split};
+use crate::ops::{Kv, Ops};
+use crate::plan::{ARENA_ALIGN, Buf};
+use crate::stage::Tile;
+use crate::tier::{Store, Tier};
+
+/// Heads of one class in a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Class {
+    /// 0 for the other heads, 1 for wide ones.
+    pub(crate) class: usize,
+    /// The first head.
+    pub(crate) first: usize,
+    /// How many.
+    pub(crate) heads: usize,
+    /// Channels of one head.
+    pub(crate) dim: usize,
+}
+
+impl Class {
+    /// Channels.
+    pub(crate) const fn width(self) -> usize {
+        self.heads * self.dim
+    }
+
+    /// Bytes of `n` tokens: K, V, scales of K, scales of V, each aligned.
+    const fn bytes(self, n: usize, store: Store) -> usize {
+        kv_bytes(n, self.width(), self.heads, store)
+    }
+}
+
+/// The classes of block `b`; the second one is empty where all heads are alike.
+pub(crate) const fn classes(trunk: &Trunk, tier: &Tier, b: usize) -> [Class; 2] {
+    let (heads, dim) = (trunk.heads as usize, trunk.head_dim());
+    let wide = if tier.keep.alike() { 0 } else { trunk.wide(b) };
+    [
+        Class { class: 1, first: 0, heads: wide, dim },
+        Class { class: 0, first: wide, heads: heads - wide, dim },
+    ]
+}
+
+/// Tokens that a class's cache must hold when its last scale is `last`.
+const fn rows(config: &Config, tier: &Tier, class: usize, last: usize) -> usize {
+    let (mut k, mut most) = (0, 0);
+    while k < last {
+        let n = tier.keep.after(config, class, k);
+        if n > most {
+            most = n;
+        }
+        k += 1;
+    }
+    most
+}
+
+/// Bytes of the caches of block `b`, whose last scale is `last`.
+pub(crate) const fn past_bytes(
+    shape: &Shape,
+    tier: &Tier,
+    trunk: usize,
+    b: usize,
+    last: usize,
+) -> usize {
+    let [wide, other] = classes(shape.trunk(trunk), tier, b);
+    let (c, store) = (&shape.config, tier.cache);
+    wide.bytes(rows(c, tier, wide.class, last), store)
+        .saturating_add(other.bytes(rows(c, tier, other.class, last), store))
+}
+
+/// Bytes of the keys and values of one scale that block `b` holds apart from its caches.
+pub(crate) const fn now_bytes(
+    shape: &Shape,
+    tier: &Tier,
+    trunk: usize,
+    b: usize,
+    last: usize,
+) -> usize {
+    let c = &shape.config;
+    let (mut k, mut most) = (0, c.scale(last).tokens());
+    while k < last {
+        let drops = tier.keep.drops(c, 0, k) || tier.keep.drops(c, 1, k);
+        if drops && c.scale(k).tokens() > most {
+            most = c.scale(k).tokens();
+        }
+        k += 1;
+    }
+    let [wide, other] = classes(shape.trunk(trunk), tier, b);
+    wide.bytes(most, tier.cache).saturating_add(other.bytes(most, tier.cache))
+}
+
+/// Bytes of the keys and values of `n` tokens, of the largest class of any block.
+pub(crate) const fn near_bytes(trunk: &Trunk, tier: &Tier, n: usize) -> usize {
+    kv_bytes(n, trunk.width as usize, trunk.heads as usize, tier.cache)
+}
+
+/// Bytes of keys and values of `n` tokens of so many heads.
+const fn kv_bytes(n: usize, width: usize, heads: usize, store: Store) -> usize {
+    let scales = if let Store::I8 = store {
+        up(n.saturating_mul(2).saturating_mul(heads), ARENA_ALIGN)
+    } else {
+        0
+    };
+    up(n.saturating_mul(width).saturating_mul(store.bytes()), ARENA_ALIGN)
+        .saturating_add(scales)
+        .saturating_mul(2)
+}
+
+/// The scale whose keys and values never enter the cache of a block that last runs at `j`.
+pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<usize> {
+    if row == 0 {
+        return Some(j);
+    }
+    if tier.guided == 0 {
+        return None;
+    }
+    Some(if j < tier.guided { j } else { tier.guided - 1 })
+}
+
+/// The caches of one row of a block, at one scale.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cache {
+    /// The buffer of its caches; empty if it has none.
+    pub(crate) buf: Buf,
+    /// One per class; the first may have no heads.
+    pub(crate) slabs: [Slab; 2],
+}
+
+/// The cache of one class.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slab {
+    /// The heads.
+    pub(crate) of: Class,
+    /// Where it begins in its buffer.
+    at: usize,
+    /// Tokens that it can hold.
+    pub(crate) rows: usize,
+    /// Tokens that it holds, of earlier scales.
+    pub(crate) before: usize,
+    /// Where the scale's own tokens begin in `KvNow`, where they are held apart.
+    now: usize,
+    /// Tokens of the scale.
+    pub(crate) l: usize,
+    /// Whether the scale's keys and values go straight to the cache.
+    pub(crate) direct: bool,
+    /// How many tokens stay after the scale, if they have to be chosen.
+    pub(crate) choose: Option<usize>,
+    store: Store,
+}
+
+impl Cache {
+    pub(crate) fn of(shape: &Shape, tier: &Tier, t: Tile) -> Self {
+        let (c, trunk) = (&shape.config, shape.trunk(t.trunk));
+        let n = c.n_scales();
+        let j = tier.last_scale(t.trunk, t.block, n).unwrap_or(0);
+        let last = row_last_scale(tier, t.row, j).unwrap_or(0);
+        // Blocks that end together share a buffer, in order.
+        let earlier = (0..t.block).filter(|&b| tier.last_scale(t.trunk, b, n) == Some(j));
+        let mut at: usize = earlier.map(|b| past_bytes(shape, tier, t.trunk, b, last)).sum();
+        let (l, mut now) = (c.scale(t.scale).tokens(), 0);
+        let slabs = classes(trunk, tier, t.block).map(|of| {
+            let goes_on = t.scale < last;
+            let drops = tier.keep.drops(c, of.class, t.scale);
+            let slab = Slab {
+                of,
+                at,
+                rows: rows(c, tier, of.class, last),
+                before: tier.keep.before(c, of.class, t.scale),
+                now,
+                l,
+                direct: goes_on && !drops,
+                choose: (goes_on && drops).then_some(tier.keep.after(c, of.class, t.scale)),
+                store: tier.cache,
+            };
+            at += of.bytes(slab.rows, tier.cache);
+            now += of.bytes(l, tier.cache);
+            slab
+        });
+        Self { buf: Buf::Kv(t.row, j), slabs }
+    }
+
+    /// Whether tokens have to be chosen after the scale.
+    pub(crate) fn chooses(&self) -> bool {
+        self.slabs.iter().any(|s| s.choose.is_some() && s.of.heads > 0)
+    }
+}
+
+/// K, V and their scales in a slab of `rows` tokens.
+fn kv_parts(rows: usize, of: Class, store: Store) -> (usize, usize) {
+    let values = up(rows * of.width() * store.bytes(), ARENA_ALIGN);
+    let scales = if store == Store::I8 { up(2 * rows * of.heads, ARENA_ALIGN) } else { 0 };
+    (values, scales)
+}
+
+impl Slab {
+    /// What is cached of earlier scales (and of this one, where it goes straight to the cache).
+    pub(crate) fn past<'a>(&self, buf: &'a [u8]) -> Result<Kv<'a>, Error> {
+        let bytes = part(buf, self.at, self.of.bytes(self.rows, self.store));
+        kv_ref(bytes, self.rows, self.of, self.store)
+    }
+
+    /// The keys and values of this scale, and at which token of them it begins.
+    pub(crate) fn own<'a>(&self, past: &'a [u8], now: &'a [u8]) -> Result<(Kv<'a>, usize), Error> {
+        if self.direct {
+            return Ok((self.past(past)?, self.before));
+        }
+        let bytes = part(now, self.now, self.of.bytes(self.l, self.store));
+        Ok((kv_ref(bytes, self.l, self.of, self.store)?, 0))
+    }
+
+    /// Writes keys (`which` 0) or values (1) of token `i` of the scale.
+    pub(crate) fn store<O: Ops>(
+        &self,
+        ops: &O,
+        past: &mut [u8],
+        now: &mut [u8],
+        which: usize,
+        i: usize,
+        x: &[f32],
+    ) -> Result<(), Error> {
+        let (bytes, rows, token) = if self.direct {
+            (
+                part_mut(past, self.at, self.of.bytes(self.rows, self.store)),
+                self.rows,
+                self.before + i,
+            )
+        } else {
+            (part_mut(now, self.now, self.of.bytes(self.l, self.store)), self.l, i)
+        };
+        let of = self.of;
+        let (n, s) = kv_parts(rows, of, self.store);
+        let w = of.width();
+        let (values, rest) = split(bytes, 2 * n)?;
+        let values = part_mut(values, which * n, n);
+        match self.store {
+            Store::F32 => {
+                for (o, &v) in part_mut(nums::<f32>(values)?, token * w, w).iter_mut().zip(x) {
+                    *o = v;
+                }
+            }
+            Store::F16 => {
+                for (o, &v) in part_mut(nums::<f16>(values)?, token * w, w).iter_mut().zip(x) {
+                    *o = f16::from_f32(v);
+                }
+            }
+            Store::I8 => {
+                let out = part_mut(nums::<i8>(values)?, token * w, w);
+                let scales = nums::<f16>(part_mut(rest, which * s, s))?;
+                ops.quantize_heads(x, of.dim, out, part_mut(scales, token * of.heads, of.heads));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies head `h` of cached token `from` to the earlier place `to`.
+    pub(crate) fn shift(&self, past: &mut [u8], h: usize, from: usize, to: usize) {
+        let bytes = part_mut(past, self.at, self.of.bytes(self.rows, self.store));
+        let (a, b) = (self.spans(self.rows, from, h), self.spans(self.rows, to, h));
+        for ((from, len), (to, _)) in a.into_iter().zip(b) {
+            if from.max(to) + len <= bytes.len() {
+                bytes.copy_within(from..from + len, to);
+            }
+        }
+    }
+
+    /// Copies head `h` of token `from` of the scale to place `to` of the cache.
+    pub(crate) fn enter(&self, past: &mut [u8], now: &[u8], h: usize, from: usize, to: usize) {
+        let past = part_mut(past, self.at, self.of.bytes(self.rows, self.store));
+        let now = part(now, self.now, self.of.bytes(self.l, self.store));
+        let (a, b) = (self.spans(self.l, from, h), self.spans(self.rows, to, h));
+        copy(now, a, past, b);
+    }
+
+    /// Copies token `from` of the scale, all heads, to place `to` of a slab of `room` tokens.
+    pub(crate) fn gather(
+        &self,
+        past: &[u8],
+        now: &[u8],
+        from: usize,
+        out: &mut [u8],
+        room: usize,
+        to: usize,
+    ) {
+        let (bytes, rows, token) = if self.direct {
+            (
+                part(past, self.at, self.of.bytes(self.rows, self.store)),
+                self.rows,
+                self.before + from,
+            )
+        } else {
+            (part(now, self.now, self.of.bytes(self.l, self.store)), self.l, from)
+        };
+        for h in 0..self.of.heads {
+            copy(bytes, self.spans(rows, token, h), out, self.spans(room, to, h));
+        }
+    }
+
+    /// What [`Slab::gather`] wrote.
+    pub(crate) fn gathered<'a>(&self, bytes: &'a [u8], room: usize) -> Result<Kv<'a>, Error> {
+        kv_ref(part(bytes, 0, self.of.bytes(room, self.store)), room, self.of, self.store)
+    }
+
+    /// Bytes of one head of one token in a slab of `rows` tokens: key, value and their scales.
+    fn spans(&self, rows: usize, token: usize, h: usize) -> [(usize, usize); 4] {
+        let (n, s) = kv_parts(rows, self.of, self.store);
+        let len = self.of.dim * self.store.bytes();
+        let value = (token * self.of.heads + h) * len;
+        let (scale, size) = (2 * (token * self.of.heads + h), if s > 0 { 2 } else { 0 });
+        [(value, len), (n + value, len), (2 * n + scale, size), (2 * n + s + scale, size)]
+    }
+}
+
+fn copy(from: &[u8], a: [(usize, usize); 4], to: &mut [u8], b: [(usize, usize); 4]) {
+    for ((at, len), (place, _)) in a.into_iter().zip(b) {
+        for (o, &v) in part_mut(to, place, len).iter_mut().zip(part(from, at, len)) {
+            *o = v;
+        }
+    }
+}
+
+fn kv_ref<'a>(bytes: &'a [u8], rows: usize, of: Class, store: Store) -> Result<Kv<'a>, Error> {
+    let (n, s) = kv_parts(rows, of, store);
+    let (k, v) = (part(bytes, 0, n), part(bytes, n, n));
+    Ok(match store {
+        Store::F32 => Kv::F32 { k: nums_ref(k)?, v: nums_ref(v)? },
+        Store::F16 => Kv::F16 { k: nums_ref(k)?, v: nums_ref(v)? },
+        Store::I8 => Kv::I8 {
+            k: nums_ref(k)?,
+            v: nums_ref(v)?,
+            ks: nums_ref(part(bytes, 2 * n, s))?,
+            vs: nums_ref(part(bytes, 2 * n + s, s))?,
+        },
+    })
+}

@@ -1,0 +1,196 @@
+//! Which tokens stay in a cache that cannot hold all (after ScaleKV, arXiv 2505.19602, and HACK, arXiv
+//! 2504.09261; docs/arithmetic.md says what is ours).
+//!
+//! ```text
+//! seen[h, j]  = sum over the grid's tokens i of softmax_j(q_i k_j)      while the scale is computed
+//! score[h, j] = mean of seen[h, ..] over `pool` neighbours of j
+//! stays: the protected tokens first, then those of the highest score; equal ones in order
+//! ```
+//! Protected are the grid's tokens themselves; for wide heads the first scales and the whole current one.
+
+use crate::bytes::{part, part_mut};
+use crate::cache::{Cache, Slab};
+use crate::config::Scale;
+use crate::error::Error;
+use crate::host::{Host, Job, nums};
+use crate::num::sum8;
+use crate::ops::{Kv, Ops};
+use crate::plan::Buf;
+use crate::scalar::softmax;
+use crate::stage::Tile;
+
+/// Whether token `i` of a map stands on a grid of `side` x `side` tokens: the centres of equal cells.
+pub(crate) const fn on_grid(map: Scale, side: usize, i: usize) -> bool {
+    let w = map.w as usize;
+    on_line(map.h as usize, side, i / w) && on_line(w, side, i % w)
+}
+
+const fn on_line(n: usize, side: usize, i: usize) -> bool {
+    let side = if side < n { side } else { n };
+    if side == 0 {
+        return false;
+    }
+    let step = n / side;
+    let first = (step - 1) / 2;
+    i >= first && (i - first) % step == 0 && (i - first) / step < side
+}
+
+/// The neighbourhood of token `i`: first row, first column, height, width. At the border it is shifted
+/// inside (MVAR).
+pub(crate) fn neighbourhood(map: Scale, side: usize, i: usize) -> (usize, usize, usize, usize) {
+    let (h, w) = (map.h as usize, map.w as usize);
+    let (nh, nw) = (side.min(h), side.min(w));
+    let first = |x: usize, n: usize, all: usize| x.saturating_sub(n / 2).min(all - n);
+    (first(i / w, nh, h), first(i % w, nw, w), nh, nw)
+}
+
+/// `q k_j` of one head.
+fn score(q: &[f32], kv: Kv<'_>, slab: &Slab, j: usize, h: usize) -> f32 {
+    let at = (j * slab.of.heads + h) * slab.of.dim;
+    let n = slab.of.dim;
+    match kv {
+        Kv::F32 { k, .. } => sum8(q.iter().zip(part(k, at, n)).map(|(a, b)| a * b)),
+        Kv::F16 { k, .. } => sum8(q.iter().zip(part(k, at, n)).map(|(a, b)| a * b.to_f32())),
+        Kv::I8 { k, ks, .. } => {
+            let scale = ks.get(j * slab.of.heads + h).map_or(0.0, |s| s.to_f32());
+            scale * sum8(q.iter().zip(part(k, at, n)).map(|(a, &b)| a * b as f32))
+        }
+    }
+}
+
+/// Adds what the grid's tokens among `q`, `[tokens, heads of the class, hd]` from token `at` on, look at.
+pub(crate) fn observe(
+    map: Scale,
+    job: &Job<'_>,
+    slab: &Slab,
+    (at, q): (usize, &[f32]),
+    (past, now): (&[u8], &[u8]),
+    scores: &mut [f32],
+    seen: &mut [f32],
+) -> Result<(), Error> {
+    let keep = &job.plan.tier.keep;
+    let n = slab.before + slab.l;
+    let (dim, heads) = (slab.of.dim, slab.of.heads);
+    let cached = slab.past(past)?;
+    let (own, first) = slab.own(past, now)?;
+    for (i, q) in q.chunks_exact(slab.of.width().max(1)).enumerate() {
+        if !on_grid(map, keep.grid, at + i) {
+            continue;
+        }
+        for (h, q) in q.chunks_exact(dim).enumerate().take(heads) {
+            let scores = part_mut(scores, 0, n);
+            for (j, s) in scores.iter_mut().enumerate() {
+                *s = match j.checked_sub(slab.before) {
+                    None => score(q, cached, slab, j, h),
+                    Some(j) => score(q, own, slab, first + j, h),
+                };
+            }
+            let total = softmax(scores);
+            let place = (slab.of.first + h) * n;
+            for (o, &s) in part_mut(seen, place, n).iter_mut().zip(scores.iter()) {
+                *o += s / total;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The largest `t` of which at least `n` of `ranks` are not less: what stays, but for equal ones.
+fn threshold(ranks: &[u32], n: usize) -> u32 {
+    let (mut low, mut high) = (0, u32::MAX);
+    while low < high {
+        let t = low + (high - low).div_ceil(2);
+        if ranks.iter().filter(|&&r| r >= t).count() >= n {
+            low = t;
+        } else {
+            high = t - 1;
+        }
+    }
+    low
+}
+
+impl<O: Ops> Host<'_, O> {
+    /// Chooses what stays of a row of a block after a scale, and closes the gaps.
+    pub(crate) fn keep(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
+        let (shape, tier) = (&job.model.shape, &job.plan.tier);
+        let c = &shape.config;
+        let map = c.scale(t.scale);
+        let cache = Cache::of(shape, job.plan.layout(), t);
+        if !cache.chooses() {
+            return Ok(());
+        }
+        let [now, seen, scores, past] =
+            self.arena.take(job.plan, [Buf::KvNow, Buf::Seen, Buf::Scores, cache.buf])?;
+        let (seen, ranks) = (nums::<f32>(seen)?, nums::<u32>(scores)?);
+        for slab in cache.slabs.iter().filter(|s| s.of.heads > 0) {
+            let Some(room) = slab.choose else { continue };
+            let n = slab.before + slab.l;
+            let wide = slab.of.class == 1;
+            let protected = |j: usize| match j.checked_sub(slab.before) {
+                None => wide && j < c.tokens_before(tier.keep.protect),
+                Some(i) => wide || on_grid(map, tier.keep.grid, i),
+            };
+            for h in 0..slab.of.heads {
+                let seen = part(seen, (slab.of.first + h) * n, n);
+                let ranks = part_mut(ranks, 0, n);
+                for (j, rank) in ranks.iter_mut().enumerate() {
+                    let from = j.saturating_sub(tier.keep.pool / 2);
+                    let near = part(seen, from, (j + tier.keep.pool / 2 + 1).min(n) - from);
+                    let mean = near.iter().fold(0.0, |a, &v| a + v) / near.len() as f32;
+                    // Positive floats sort as their bits do.
+                    *rank = mean.to_bits() & 0x7FFF_FFFF | if protected(j) { 1 << 31 } else { 0 };
+                }
+                let least = threshold(ranks, room);
+                let above = ranks.iter().filter(|&&r| r > least).count();
+                let (mut equal, mut to) = (room.saturating_sub(above), 0);
+                for (j, &rank) in ranks.iter().enumerate() {
+                    let tie = rank == least && equal > 0;
+                    if rank > least || tie {
+                        equal -= usize::from(tie);
+                        match j.checked_sub(slab.before) {
+                            None => slab.shift(past, h, j, to),
+                            Some(i) => slab.enter(past, now, h, i, to),
+                        }
+                        to += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_stand_in_the_middle() {
+        let map = |n| Scale { h: n, w: n, phi: 0 };
+        let line = |n: usize, want: &[usize]| {
+            assert!((0..n).filter(|&i| on_line(n, 4, i)).eq(want.iter().copied()), "{n}");
+        };
+        // i * (H / 4) + (H / 4 - 1) / 2, as the reference.
+        line(8, &[0, 2, 4, 6]);
+        line(16, &[1, 5, 9, 13]);
+        line(13, &[1, 4, 7, 10]);
+        line(3, &[0, 1, 2]);
+        assert_eq!((0..64).filter(|&i| on_grid(map(8), 4, i)).count(), 16);
+    }
+
+    #[test]
+    fn neighbourhoods_are_shifted_inside() {
+        let map = Scale { h: 13, w: 16, phi: 0 };
+        assert_eq!(neighbourhood(map, 7, 0), (0, 0, 7, 7));
+        assert_eq!(neighbourhood(map, 7, 6 * 16 + 8), (3, 5, 7, 7));
+        assert_eq!(neighbourhood(map, 7, 12 * 16 + 15), (6, 9, 7, 7));
+        assert_eq!(neighbourhood(Scale { h: 3, w: 3, phi: 0 }, 7, 4), (0, 0, 3, 3));
+    }
+
+    #[test]
+    fn the_threshold_keeps_as_many_as_fit() {
+        assert_eq!(threshold(&[5, 1, 9, 5, 0], 2), 5);
+        assert_eq!(threshold(&[5, 1, 9], 3), 1);
+        assert_eq!(threshold(&[5, 1, 9], 0), u32::MAX);
+    }
+}
