@@ -32,7 +32,7 @@ const fn on_line(n: usize, side: usize, i: usize) -> bool {
     }
     let step = n / side;
     let first = (step - 1) / 2;
-    i >= first && (i - first) % step == 0 && (i - first) / step < side
+    i >= first && (i - first).is_multiple_of(step) && (i - first) / step < side
 }
 
 /// The neighbourhood of token `i`: first row, first column, height, width. At the border it is shifted

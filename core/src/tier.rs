@@ -125,10 +125,14 @@ impl Keep {
             protect: u8_at(b, o + 176) as usize,
             ..Self::ALL
         };
-        if keep.window != 0 && keep.window % 2 == 0 || keep.window_from >= n_scales {
+        if keep.window != 0 && keep.window.is_multiple_of(2) || keep.window_from >= n_scales {
             return Err(Error::file(Fault::Tier, at + 172));
         }
-        if keep.pool % 2 == 0 || keep.pool > 63 || keep.grid > 64 || keep.protect > n_scales {
+        if keep.pool.is_multiple_of(2)
+            || keep.pool > 63
+            || keep.grid > 64
+            || keep.protect > n_scales
+        {
             return Err(Error::file(Fault::Tier, at + 174));
         }
         let mut i = 0;
