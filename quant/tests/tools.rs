@@ -208,8 +208,15 @@ fn random_models_run() {
     let dir = std::env::temp_dir().join(format!("varmint-synth-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("random.vmt");
-    let shape =
-        Shape { depth: 1, scales: vec![1, 2], channels: 32, vocab: 64, cvae: 8, classes: 3 };
+    let shape = Shape {
+        depth: 1,
+        scales: vec![1, 2],
+        channels: 32,
+        vocab: 64,
+        cvae: 8,
+        classes: 3,
+        ..Shape::default()
+    };
     synth(&path, &shape, varmint_quant::Numbers::Int8, (4, 2)).unwrap();
     let file = varmint::ModelFile::open(&path).unwrap();
     let model = file.model().unwrap();
