@@ -3,7 +3,7 @@
 mod common;
 
 use common::{image, request};
-use varmint::{Budget, Cpu, Error, ModelFile, Plan, Scalar};
+use varmint::{Budget, Cpu, Engine, Error, ModelFile, Plan, Scalar};
 
 #[test]
 fn the_shipped_model_offers_a_choice() {
@@ -111,4 +111,36 @@ fn the_best_tier_keeps_the_limits_of_work() {
         assert_eq!(Budget::ram(plan.bytes()).check(plan), Ok(()));
         assert!(Budget::ram(plan.bytes() - 1).check(plan).is_err());
     }
+}
+
+/// One arena for all tiers: what is made after a change is what a fresh engine makes, and what does
+/// not fit changes nothing.
+#[test]
+fn an_engine_changes_tier_in_its_arena() {
+    let file = ModelFile::open("fixtures/emoji-micro.vmt").unwrap();
+    let model = file.model().unwrap();
+    let plans: Vec<Plan> = model.tiers().filter_map(|t| Plan::new(&model.shape, &t).ok()).collect();
+    let most = plans.iter().map(Plan::bytes).max().unwrap();
+    let mut engine = Engine::with_arena(&model, most + 7).unwrap();
+    assert_eq!(engine.plan().tier, plans[0].tier);
+    let (at, len) = (engine.arena().as_ptr(), engine.arena().len());
+    assert_eq!(len, most);
+    for plan in plans.iter().chain(&plans[..1]) {
+        engine.set_tier(&plan.tier).unwrap();
+        let fresh = Engine::new(&model, &plan.tier).unwrap().generate(request(&model, 2));
+        assert_eq!(engine.generate(request(&model, 2)).unwrap(), fresh.unwrap());
+        assert_eq!((engine.arena().as_ptr(), engine.arena().len()), (at, len));
+    }
+
+    let (large, small) = (plans[0], plans[1]);
+    assert!(small.bytes() < large.bytes());
+    let mut engine = Engine::with_arena(&model, large.bytes() - 1).unwrap();
+    let before = engine.plan().tier;
+    let got = engine.arena().len();
+    let error = Error::ArenaTooSmall { need: large.bytes(), got };
+    assert_eq!(engine.set_tier(&large.tier), Err(error));
+    assert_eq!(engine.plan().tier, before);
+    let least = plans.iter().map(Plan::bytes).min().unwrap();
+    let error = Engine::with_arena(&model, least - 1).unwrap_err();
+    assert_eq!(error, Error::ArenaTooSmall { need: least, got: least - 1 });
 }
