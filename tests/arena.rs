@@ -80,8 +80,8 @@ fn dead_ranges_are_not_read() {
     fn tick(model: &Model<'_>, stage: Stage) -> Option<u16> {
         let scales = model.shape.config.n_scales();
         Some(match stage {
-            Stage::Setup | Stage::Ada { .. } | Stage::HeadAda { .. } => 0,
-            Stage::Begin { scale } | Stage::Head { scale, .. } => 1 + scale as u16,
+            Stage::Setup { .. } | Stage::Ada { .. } | Stage::HeadAda { .. } => 0,
+            Stage::Begin { scale, .. } | Stage::Head { scale, .. } => 1 + scale as u16,
             Stage::Draw { scale, .. } | Stage::Fold { scale } => 1 + scale as u16,
             Stage::Keys(t) | Stage::Mix(t) => 1 + t.scale as u16,
             Stage::Decode { layer, .. } => (1 + scales + layer) as u16,

@@ -93,7 +93,7 @@ fn dropping_or_resetting_after_any_step_leaves_the_next_image_as_it_is() {
     let plan = Plan::new(&model.shape, &tier).unwrap();
     let want = reference(&model, &plan, 8);
     let mut steps = 0;
-    let mut stage = Stage::Setup;
+    let mut stage = Stage::START;
     while stage != Stage::Done {
         stage = stage.next(&model.shape, &tier);
         steps += 1;

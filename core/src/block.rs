@@ -37,14 +37,14 @@ struct Cache {
 impl Cache {
     fn of(job: &Job<'_>, t: Tile) -> Self {
         let (shape, tier) = (&job.model.shape, &job.plan.tier);
-        let (c, trunk) = (&shape.config, shape.trunk(0));
+        let (c, trunk) = (&shape.config, shape.trunk(t.trunk));
         let n = c.n_scales();
-        let j = tier.last_scale(t.block, n).unwrap_or(0);
+        let j = tier.last_scale(t.trunk, t.block, n).unwrap_or(0);
         let last = row_last_scale(tier, t.row, j).unwrap_or(0);
         let cap = c.tokens_before(last);
         let bytes = kv_bytes(cap, trunk.width as usize, trunk.heads as usize, tier.cache);
         // Blocks that end together share a buffer, in order.
-        let place = (0..t.block).filter(|&b| tier.last_scale(b, n) == Some(j)).count();
+        let place = (0..t.block).filter(|&b| tier.last_scale(t.trunk, b, n) == Some(j)).count();
         let past = (cap > 0).then_some((Buf::Kv(t.row, j), place * bytes, bytes));
         Self { past, cap, before: c.tokens_before(t.scale), keep: t.scale < last }
     }
@@ -118,17 +118,16 @@ impl<T: Copy> CopyChecked<T> for [T] {
     }
 }
 
-/// Rows `at..at + n` of the residual stream of `row`.
+/// Tokens `at..at + n` of the residual stream of `row`, `w` channels wide.
 fn x_rows<'a>(
     x: &'a mut [f32],
     job: &Job<'_>,
+    w: usize,
     row: usize,
     at: usize,
     n: usize,
 ) -> Result<&'a mut [f32], Error> {
-    let c = &job.model.shape.config;
-    let w = job.model.shape.trunk(0).width as usize;
-    let from = (row * c.max_tokens() + at) * w;
+    let from = (row * job.model.shape.config.max_tokens() + at) * w;
     x.get_mut(from..from + n * w).ok_or(Error::PlanMismatch)
 }
 
@@ -140,40 +139,54 @@ fn tile_tokens(plan: &Plan, job: &Job<'_>, t: Tile) -> usize {
 
 impl<O: Ops> Host<'_, O> {
     /// `cond[row] = sum of the tables' rows`; row 1 is "not given" everywhere.
-    pub(crate) fn setup(&mut self, job: &Job<'_>) -> Result<(), Error> {
+    pub(crate) fn setup(&mut self, job: &Job<'_>, trunk: usize) -> Result<(), Error> {
         let c = &job.model.shape.config;
-        let w = job.model.shape.trunk(0).width as usize;
+        let w = job.model.shape.trunk(trunk).width as usize;
         let [cond, f_hat, tokens] =
             self.arena.take(job.plan, [Buf::Cond, Buf::FHat, Buf::Tokens])?;
-        f_hat.fill(0);
-        tokens.fill(0);
-        for (row, cond) in nums::<f32>(cond)?.chunks_exact_mut(w).enumerate() {
+        if trunk == 0 {
+            f_hat.fill(0);
+            tokens.fill(0);
+        }
+        let rows = job.plan.tier.rows_of(trunk, 0);
+        for (row, cond) in nums::<f32>(cond)?.chunks_exact_mut(w).take(rows).enumerate() {
             cond.fill(0.0);
             for t in 0..c.n_tables() {
                 let none = c.table(t).rows as usize - 1;
                 let label = job.request.labels.get(t).copied().flatten();
                 let r = if row == 0 { label.map_or(none, |l| l as usize) } else { none };
-                job.model.table(0, t).add_row(r, cond);
+                job.model.table(trunk, t).add_row(r, cond);
             }
         }
         Ok(())
     }
 
     /// `ada[row, block] = W SiLU(cond[row]) + b`.
-    pub(crate) fn ada(&mut self, job: &Job<'_>, row: usize, block: usize) -> Result<(), Error> {
-        let trunk = job.model.shape.trunk(0);
-        let lin = match job.model.block(0, block).ada {
+    pub(crate) fn ada(
+        &mut self,
+        job: &Job<'_>,
+        trunk: usize,
+        row: usize,
+        block: usize,
+    ) -> Result<(), Error> {
+        let shape = job.model.shape.trunk(trunk);
+        let lin = match job.model.block(trunk, block).ada {
             Ada::Own(lin) => lin,
-            Ada::Offsets(_) => job.model.trunk(0).shared_ada.ok_or(Error::PlanMismatch)?,
+            Ada::Offsets(_) => job.model.trunk(trunk).shared_ada.ok_or(Error::PlanMismatch)?,
         };
-        let mods = if trunk.shared_aln { 1 } else { trunk.depth as usize };
+        let mods = if shape.shared_aln { 1 } else { shape.depth as usize };
         self.project_cond(job, row, &lin, Buf::Ada, row * mods + block)
     }
 
     /// `head_ada[row] = W SiLU(cond[row]) + b`, its first half plus the head's gain.
-    pub(crate) fn head_ada(&mut self, job: &Job<'_>, row: usize) -> Result<(), Error> {
-        let w = job.model.shape.trunk(0).width as usize;
-        let weights = job.model.trunk(0);
+    pub(crate) fn head_ada(
+        &mut self,
+        job: &Job<'_>,
+        trunk: usize,
+        row: usize,
+    ) -> Result<(), Error> {
+        let w = job.model.shape.trunk(trunk).width as usize;
+        let weights = job.model.trunk(trunk);
         self.project_cond(job, row, &weights.head_ada, Buf::HeadAda, row)?;
         let [ada] = self.arena.take(job.plan, [Buf::HeadAda])?;
         for (s, &g) in part_mut(nums::<f32>(ada)?, row * 2 * w, w).iter_mut().zip(weights.head_gain)
@@ -191,29 +204,28 @@ impl<O: Ops> Host<'_, O> {
         to: Buf,
         place: usize,
     ) -> Result<(), Error> {
-        let w = job.model.shape.trunk(0).width as usize;
+        let (n, w) = (lin.w.rows, lin.w.cols);
         let [cond, work, rows, scale, out] =
             self.arena.take(job.plan, [Buf::Cond, Buf::Work, Buf::Rows, Buf::RowScale, to])?;
         let u = part_mut(nums::<f32>(work)?, 0, w);
         for (u, &c) in u.iter_mut().zip(part(nums::<f32>(cond)?, row * w, w)) {
             *u = silu(c);
         }
-        let n = lin.w.rows;
         let out = part_mut(nums::<f32>(out)?, place * n, n);
         linear(&self.ops, u, 1, lin, rows, nums(scale)?, out)
     }
 
     /// The block's modulation as the tile stages use it: g1, g2, gain1, gain2, shift1, shift2.
     fn modulation(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
-        let trunk = job.model.shape.trunk(0);
+        let trunk = job.model.shape.trunk(t.trunk);
         let w = trunk.width as usize;
-        let weights = job.model.block(0, t.block);
+        let weights = job.model.block(t.trunk, t.block);
         let [ada, out] = self.arena.take(job.plan, [Buf::Ada, Buf::Mod])?;
         let place = match weights.ada {
             Ada::Own(_) => t.row * trunk.depth as usize + t.block,
             Ada::Offsets(_) => t.row,
         };
-        let out = nums::<f32>(out)?;
+        let out = part_mut(nums::<f32>(out)?, 0, 6 * w);
         out.copy_from_slice_checked(part(nums::<f32>(ada)?, place * 6 * w, 6 * w));
         if let Ada::Offsets(offsets) = weights.ada {
             for (o, &v) in out.iter_mut().zip(offsets) {
@@ -231,7 +243,7 @@ impl<O: Ops> Host<'_, O> {
         if t.at == 0 {
             self.modulation(job, t)?;
         }
-        let trunk = *job.model.shape.trunk(0);
+        let trunk = *job.model.shape.trunk(t.trunk);
         let store = job.plan.tier.cache;
         let w = trunk.width as usize;
         let n = tile_tokens(job.plan, job, t);
@@ -244,14 +256,14 @@ impl<O: Ops> Host<'_, O> {
         let [x, work, mods, rows, scale, kv] = self
             .arena
             .take(job.plan, [Buf::X, Buf::Work, Buf::Mod, Buf::Rows, Buf::RowScale, to])?;
-        let x = x_rows(nums(x)?, job, t.row, t.at, n)?;
+        let x = x_rows(nums(x)?, job, w, t.row, t.at, n)?;
         let mods = nums::<f32>(mods)?;
         let (u, rest) = split(nums::<f32>(work)?, n * w)?;
         let out = rest.get_mut(..2 * n * w).ok_or(Error::PlanMismatch)?;
         for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
             self.ops.layer_norm(x, part(mods, 2 * w, w), part(mods, 4 * w, w), u);
         }
-        let qkv = job.model.block(0, t.block).qkv;
+        let qkv = job.model.block(t.trunk, t.block).qkv;
         let lin = Linear { w: qkv.w.rows_from(w, 2 * w), bias: part(qkv.bias, w, 2 * w) };
         linear(&self.ops, u, n, &lin, rows, nums(scale)?, out)?;
         let bytes = kv_bytes(cap, w, trunk.heads as usize, store);
@@ -271,13 +283,13 @@ impl<O: Ops> Host<'_, O> {
 
     /// Attention and feed-forward of a tile.
     pub(crate) fn mix(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
-        let trunk = *job.model.shape.trunk(0);
+        let trunk = *job.model.shape.trunk(t.trunk);
         let store = job.plan.tier.cache;
         let (w, dim, hidden) = (trunk.width as usize, trunk.head_dim(), trunk.hidden as usize);
         let n = tile_tokens(job.plan, job, t);
         let l = job.model.shape.config.scale(t.scale).tokens();
         let cache = Cache::of(job, t);
-        let weights = job.model.block(0, t.block);
+        let weights = job.model.block(t.trunk, t.block);
         // A block without a cache reads nothing from it: any other buffer serves as its empty past.
         let (past_buf, from, len) = cache.past.unwrap_or((Buf::Cond, 0, 0));
         let bufs = [
@@ -293,7 +305,7 @@ impl<O: Ops> Host<'_, O> {
         ];
         let [x, work, mods, rows, scale, scores, head, now, past] =
             self.arena.take(job.plan, bufs)?;
-        let x = x_rows(nums(x)?, job, t.row, t.at, n)?;
+        let x = x_rows(nums(x)?, job, w, t.row, t.at, n)?;
         let (mods, scale) = (nums::<f32>(mods)?, nums::<f32>(scale)?);
         let (u, rest) = split(nums::<f32>(work)?, n * w)?;
         {
@@ -359,17 +371,18 @@ impl<O: Ops> Host<'_, O> {
     /// Raw logits of a few tokens, both rows.
     pub(crate) fn head(&mut self, job: &Job<'_>, scale: usize, at: usize) -> Result<(), Error> {
         let c = &job.model.shape.config;
-        let w = job.model.shape.trunk(0).width as usize;
+        let trunk = job.plan.tier.trunk(scale);
+        let w = job.model.shape.trunk(trunk).width as usize;
         let v = c.vocab as usize;
         let n = c.scale(scale).tokens().saturating_sub(at).min(HEAD_TILE);
-        let weights = job.model.trunk(0);
+        let weights = job.model.trunk(trunk);
         let bufs = [Buf::X, Buf::Work, Buf::HeadAda, Buf::Rows, Buf::RowScale, Buf::Logits];
         let [x, work, ada, rows, row_scale, logits] = self.arena.take(job.plan, bufs)?;
         let (x, ada, row_scale) = (nums(x)?, nums::<f32>(ada)?, nums::<f32>(row_scale)?);
         let logits = nums::<f32>(logits)?;
         let u = part_mut(nums::<f32>(work)?, 0, n * w);
         for row in 0..job.plan.tier.rows(scale) {
-            let x = x_rows(x, job, row, at, n)?;
+            let x = x_rows(x, job, w, row, at, n)?;
             let ada = part(ada, row * 2 * w, 2 * w);
             for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
                 self.ops.layer_norm(x, part(ada, 0, w), part(ada, w, w), u);

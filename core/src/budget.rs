@@ -115,7 +115,8 @@ impl Plan {
     /// Bytes of keys and values that live while scale `k` runs: the caches of all blocks that run
     /// now or later, and those of the scale itself where it is a block's last (never cached).
     ///
-    /// A cache has its full size from the first scale on, so this only falls: when blocks or guidance end.
+    /// A cache has its full size from the first scale of its transformer on, so this falls when blocks or
+    /// guidance end, and changes where a refiner takes over.
     pub const fn cache_at(&self, k: usize) -> usize {
         let tick = 1 + k as u16;
         let mut sum = live(self.buffer(Buf::KvNow), tick);

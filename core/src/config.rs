@@ -110,6 +110,9 @@ pub struct Trunk {
     pub l2_norm: bool,
     /// Bytes of the widest input of a weight: 4 (float), 2 (12 bits) or 1 (8 bits).
     pub act: u32,
+    /// Per block, how many of its heads, from the first on, are of the second class: see
+    /// [`Trunk::wide`]. Found by calibration; zero where there was none.
+    pub wide_heads: [u8; MAX_DEPTH],
 }
 
 /// A convolutional image decoder (official class `Decoder`).
@@ -142,11 +145,16 @@ pub struct Shape {
 /// Bytes of the config section.
 pub const CONFIG_BYTES: usize = 256;
 /// Bytes of one trunk record.
-pub const TRUNK_BYTES: usize = 32;
+pub const TRUNK_BYTES: usize = 32 + MAX_DEPTH;
 /// Bytes of one decoder record.
 pub const DECODER_BYTES: usize = 32;
-/// Groups of every group norm.
+/// Most groups of a group norm.
 pub const GROUPS: usize = 32;
+
+/// Groups of the norm of a map of `width` channels: 32, or one per channel where there are fewer.
+pub const fn groups(width: usize) -> usize {
+    if width < GROUPS { width } else { GROUPS }
+}
 
 const fn bad<T>(fault: Fault, at: usize) -> Result<T, Error> {
     Err(Error::file(fault, at))
@@ -311,17 +319,33 @@ impl Config {
 }
 
 impl Trunk {
-    const NONE: Self =
-        Self { depth: 0, width: 0, heads: 1, hidden: 0, shared_aln: false, l2_norm: false, act: 4 };
+    const NONE: Self = Self {
+        depth: 0,
+        width: 0,
+        heads: 1,
+        hidden: 0,
+        shared_aln: false,
+        l2_norm: false,
+        act: 4,
+        wide_heads: [0; MAX_DEPTH],
+    };
+
+    /// Heads of block `b` that look far back (structural heads of HACK, all heads of a drafter layer of
+    /// ScaleKV): the first ones. A tier may keep more tokens for them than for the others.
+    #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    pub const fn wide(&self, b: usize) -> usize {
+        if b < MAX_DEPTH { self.wide_heads[b] as usize } else { 0 }
+    }
 
     /// Channels per head.
     pub const fn head_dim(&self) -> usize {
         self.width as usize / self.heads as usize
     }
 
+    #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]
     const fn parse(b: &[u8], at: usize) -> Result<Self, Error> {
         let flags = u32_at(b, 16);
-        let t = Self {
+        let mut t = Self {
             depth: u32_at(b, 0),
             width: u32_at(b, 4),
             heads: u32_at(b, 8),
@@ -329,6 +353,7 @@ impl Trunk {
             shared_aln: flags & 1 != 0,
             l2_norm: flags & 2 != 0,
             act: u32_at(b, 20),
+            wide_heads: [0; MAX_DEPTH],
         };
         if t.depth == 0 || t.depth as usize > MAX_DEPTH {
             return bad(Fault::Config, at);
@@ -350,6 +375,15 @@ impl Trunk {
         }
         if u32_at(b, 24) != 0 || u32_at(b, 28) != 0 {
             return bad(Fault::Config, at + 24);
+        }
+        let mut i = 0;
+        while i < MAX_DEPTH {
+            t.wide_heads[i] = u8_at(b, 32 + i);
+            let most = if i < t.depth as usize { t.heads } else { 0 };
+            if t.wide_heads[i] as u32 > most {
+                return bad(Fault::Config, at + 32 + i);
+            }
+            i += 1;
         }
         Ok(t)
     }
@@ -399,7 +433,8 @@ impl Decoder {
         while i < MAX_LEVELS {
             let w = u16_at(b, 16 + 2 * i);
             let wanted = if i < d.levels as usize {
-                w != 0 && w <= 4096 && (w as usize).is_multiple_of(GROUPS)
+                let step = if (w as usize) < GROUPS { 8 } else { GROUPS };
+                w != 0 && w <= 4096 && (w as usize).is_multiple_of(step)
             } else {
                 w == 0
             };

@@ -14,7 +14,7 @@ use crate::error::{Error, Fault};
 /// First bytes of a model file.
 pub const MAGIC: [u8; 8] = *b"VARMINT\0";
 /// The format version that this build reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Alignment of the file in memory and of every section and tensor in it.
 pub const ALIGN: usize = 64;
 /// Header bytes.

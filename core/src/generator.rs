@@ -103,7 +103,7 @@ impl<'a, B: Backend> Generator<'a, B> {
         request: Request<'a>,
     ) -> Result<Self, Error> {
         request.check(model)?;
-        Ok(Self { model, plan, backend, request, stage: Stage::Setup, done: 0 })
+        Ok(Self { model, plan, backend, request, stage: Stage::START, done: 0 })
     }
 
     /// Starts over, with another request. Legal at any time; nothing of the last image remains.
@@ -113,7 +113,7 @@ impl<'a, B: Backend> Generator<'a, B> {
     pub fn reset(&mut self, request: Request<'a>) -> Result<(), Error> {
         request.check(self.model)?;
         self.request = request;
-        self.stage = Stage::Setup;
+        self.stage = Stage::START;
         self.done = 0;
         Ok(())
     }

@@ -77,10 +77,10 @@ impl<O: Ops> Backend for Host<'_, O> {
 
     fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), Error> {
         match stage {
-            Stage::Setup => self.setup(job),
-            Stage::Ada { row, block } => self.ada(job, row, block),
-            Stage::HeadAda { row } => self.head_ada(job, row),
-            Stage::Begin { scale } => self.begin(job, scale),
+            Stage::Setup { trunk } => self.setup(job, trunk),
+            Stage::Ada { trunk, row, block } => self.ada(job, trunk, row, block),
+            Stage::HeadAda { trunk, row } => self.head_ada(job, trunk, row),
+            Stage::Begin { trunk, scale } => self.begin(job, trunk, scale),
             Stage::Keys(tile) => self.keys(job, tile),
             Stage::Mix(tile) => self.mix(job, tile),
             Stage::Head { scale, at } => self.head(job, scale, at),

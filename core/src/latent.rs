@@ -9,7 +9,7 @@ use crate::bytes::{part, part_mut, up};
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
 use crate::ops::{Ops, Taps};
-use crate::plan::{ARENA_ALIGN, Buf};
+use crate::plan::{ARENA_ALIGN, Buf, next_place};
 use crate::tensor::Data;
 
 /// The four bicubic weights (a = -0.75) at distance `t` in 0..1 from the second tap.
@@ -52,12 +52,13 @@ fn window(i: usize, p: usize, n: usize) -> (usize, usize) {
 
 impl<O: Ops> Host<'_, O> {
     /// The residual stream at the start of a scale, the same for both rows but at the first scale.
-    pub(crate) fn begin(&mut self, job: &Job<'_>, scale: usize) -> Result<(), Error> {
-        let c = &job.model.shape.config;
-        let w = job.model.shape.trunk(0).width as usize;
-        let weights = job.model.trunk(0);
+    pub(crate) fn begin(&mut self, job: &Job<'_>, trunk: usize, scale: usize) -> Result<(), Error> {
+        let (shape, tier) = (&job.model.shape, &job.plan.tier);
+        let c = &shape.config;
+        let w = shape.trunk(trunk).width as usize;
+        let weights = job.model.trunk(trunk);
         let (l, offset) = (c.scale(scale).tokens(), c.tokens_before(scale));
-        let rows = job.plan.tier.rows(scale);
+        let rows = tier.rows_of(trunk, scale);
         let second = c.max_tokens() * w;
         if scale == 0 {
             let [x, cond] = self.arena.take(job.plan, [Buf::X, Buf::Cond])?;
@@ -77,7 +78,8 @@ impl<O: Ops> Host<'_, O> {
         let [x, next] = self.arena.take(job.plan, [Buf::X, Buf::Next])?;
         let (x, next) = (nums::<f32>(x)?, nums::<f32>(next)?);
         let first = part_mut(x, 0, l * w);
-        let input = Taps::matrix(part(next, 0, l * c.cvae as usize), l, c.cvae as usize);
+        let z = c.cvae as usize;
+        let input = Taps::matrix(part(next, next_place(shape, tier, scale) * z, l * z), l, z);
         float_gemm(&self.ops, input, &weights.word.w.data, weights.word.bias, first)?;
         for (t, x) in first.chunks_exact_mut(w).enumerate() {
             weights.lvl_pos.add_row(offset + t, x);
@@ -105,7 +107,8 @@ impl<O: Ops> Host<'_, O> {
         let big = part_mut(big, 0, ph * pw * z);
 
         let tokens = part(nums::<u16>(tokens)?, c.tokens_before(scale), s.tokens());
-        let codes = part_mut(next, 0, h * w * z);
+        let place = |k| next_place(&job.model.shape, &job.plan.tier, k) * z;
+        let codes = part_mut(next, place(c.n_scales()), h * w * z);
         codes.fill(0.0);
         let codebook = job.model.codebook();
         for (code, &t) in codes.chunks_exact_mut(z).zip(tokens) {
@@ -155,6 +158,7 @@ impl<O: Ops> Host<'_, O> {
 
         if scale + 1 < c.n_scales() {
             let n = c.scale(scale + 1);
+            let next = next.get_mut(place(scale + 1)..).ok_or(Error::PlanMismatch)?;
             reduce(f_hat, (ph, pw, z), (n.h as usize, n.w as usize), next);
         }
         Ok(())

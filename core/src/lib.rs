@@ -57,4 +57,4 @@ pub use ops::{Ops, Scalar};
 pub use plan::{Buf, Plan};
 pub use request::Request;
 pub use stage::{Pass, Stage, Tile};
-pub use tier::{Store, Tier};
+pub use tier::{Keep, Store, Tier};

@@ -7,7 +7,7 @@
 use half::f16;
 
 use crate::bytes::{part, part_mut};
-use crate::config::GROUPS;
+use crate::config::groups;
 use crate::error::Error;
 use crate::host::{nums, nums_ref};
 use crate::num::{rsqrt, silu};
@@ -173,10 +173,11 @@ pub(crate) fn norm<O: Ops>(
     row: &mut [f32],
 ) {
     let c = map.c;
-    let per = c / GROUPS;
+    let groups = groups(c);
+    let per = c / groups;
     let count = (h * map.w * per) as f32;
     // Means per channel of its group, for now in SHIFT.
-    for g in 0..GROUPS {
+    for g in 0..groups {
         let total = part(s.row(set, c), g * per, per).iter().fold(0.0f32, |a, &v| a + v);
         part_mut(s.row_mut(stat::SHIFT, c), g * per, per).fill(total / count);
     }
@@ -194,7 +195,7 @@ pub(crate) fn norm<O: Ops>(
             *g += t;
         }
     }
-    for g in 0..GROUPS {
+    for g in 0..groups {
         let squares = part(s.row(stat::GAIN, c), g * per, per).iter().fold(0.0f32, |a, &v| a + v);
         part_mut(s.row_mut(stat::GAIN, c), g * per, per).fill(rsqrt(squares / count + 1e-6));
     }

@@ -253,17 +253,9 @@ impl Plan {
     /// The plan for a tier. The same numbers at compile time and at run time.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a tier of two trunks, [`Error::PlanTooLarge`] beyond 4 GiB.
+    /// [`Error::PlanTooLarge`] beyond 4 GiB.
     pub const fn new(shape: &Shape, tier: &Tier) -> Result<Self, Error> {
-        let c = &shape.config;
-        let n_scales = c.n_scales();
-        let mut k = 0;
-        while k < n_scales {
-            if tier.trunk(k) != 0 {
-                return Err(Error::Unsupported);
-            }
-            k += 1;
-        }
+        let n_scales = shape.config.n_scales();
         let empty = Buffer { size: 0, offset: 0, first: 0, last: 0 };
         let mut b = Builder { buffers: [empty; MAX_BUFFERS], overflow: false };
         transformer(&mut b, shape, tier);
@@ -283,7 +275,7 @@ impl Plan {
         if !plan.place() {
             return Err(Error::PlanTooLarge);
         }
-        let mut stage = Stage::Setup;
+        let mut stage = Stage::START;
         while !matches!(stage, Stage::Done) {
             let m = stage.macs(shape, tier);
             plan.total_macs = plan.total_macs.saturating_add(m);
@@ -552,47 +544,77 @@ pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<
     Some(if j < tier.guided { j } else { tier.guided - 1 })
 }
 
+/// Where the input of scale `k` is in [`Buf::Next`], in tokens: those that a refiner will read again stay.
+pub(crate) const fn next_place(shape: &Shape, tier: &Tier, k: usize) -> usize {
+    let handoff = tier.handoff();
+    let k = if k <= handoff { k } else { handoff + 1 };
+    if handoff == 0 { 0 } else { shape.config.tokens_before(k) }
+}
+
+/// What all trunks share.
 const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
     let c = &shape.config;
-    let t = shape.trunk(0);
-    let (w, hidden, heads) = (t.width as usize, t.hidden as usize, t.heads as usize);
     let (s, v, z) = (c.n_scales(), c.vocab as usize, c.cvae as usize);
-    let rows = tier.rows(0);
     let latent = c.latent();
     let (ph, pw) = (latent.h as usize, latent.w as usize);
     let end = scale_tick(s - 1);
-    let tile = if tier.tile < c.max_tokens() { tier.tile } else { c.max_tokens() };
-    let mods = if t.shared_aln { 1 } else { t.depth as usize };
-
-    b.add(Buf::Cond, 4 * rows * w, 0, scale_tick(0));
-    b.add(Buf::Ada, product([4, rows, mods, 6, w]), 0, end);
-    b.add(Buf::HeadAda, 4 * rows * 2 * w, 0, end);
     b.add(Buf::FHat, product([4, ph, pw, z]), 0, end + 1);
-    b.add(Buf::X, product([4, rows, c.max_tokens(), w]), 1, end);
-    b.add(Buf::Mod, 4 * 6 * w, 1, end);
-    let head = if tile > HEAD_TILE { tile } else { HEAD_TILE };
-    // Keys: input C, output 2C. Attention: input, query, output. Feed-forward: input, hidden.
-    let work = max(max(3 * w, w + hidden).saturating_mul(tile), w * head);
-    b.add(Buf::Work, product([4, work]), 0, end);
-    let widest = max(up32(w), up32(hidden));
-    b.add(Buf::Rows, if t.act == 4 { 16 } else { product([t.act as usize, widest, head]) }, 0, end);
-    b.add(Buf::RowScale, 4 * head, 0, end);
     b.add(Buf::Scores, up(4 * c.tokens(), ARENA_ALIGN) + 2 * c.tokens(), 1, end);
-    b.add(Buf::Head, 5 * t.head_dim(), 1, end);
-    b.add(Buf::Logits, product([4, rows, HEAD_TILE, v]), 1, end);
+    b.add(Buf::Logits, product([4, tier.rows(0), HEAD_TILE, v]), 1, end);
     b.add(Buf::Candidates, 4 * v, 1, end);
     b.add(Buf::Tokens, 2 * c.tokens(), 0, end);
-    b.add(Buf::Next, product([4, c.max_tokens(), z]), 1, end);
+    // Codes of a scale stand behind the inputs that stay.
+    let inputs = next_place(shape, tier, s) + c.max_tokens();
+    b.add(Buf::Next, product([4, inputs, z]), 1, end);
     let map = product([4, ph, pw, z]);
     b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
     b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
+    let mut k = 0;
+    while k < s {
+        if k == 0 || tier.trunk(k) != tier.trunk(k - 1) {
+            trunk(b, shape, tier, tier.trunk(k), k);
+        }
+        k += 1;
+    }
+}
 
-    let mut j = 0;
-    while j < s {
+/// Trunk `set`, which draws from scale `from` on.
+const fn trunk(b: &mut Builder, shape: &Shape, tier: &Tier, set: usize, from: usize) {
+    let c = &shape.config;
+    let t = shape.trunk(set);
+    let (w, hidden, heads) = (t.width as usize, t.hidden as usize, t.heads as usize);
+    let s = c.n_scales();
+    let rows = tier.rows(from);
+    let mut until = from;
+    while until + 1 < s && tier.trunk(until + 1) == set {
+        until += 1;
+    }
+    let start = scale_tick(from);
+    let (setup, end) = (if from == 0 { 0 } else { start }, scale_tick(until));
+    let tile = if tier.tile < c.max_tokens() { tier.tile } else { c.max_tokens() };
+    let mods = if t.shared_aln { 1 } else { t.depth as usize };
+
+    b.add(Buf::Cond, 4 * rows * w, setup, start);
+    b.add(Buf::Ada, product([4, rows, mods, 6, w]), setup, end);
+    b.add(Buf::HeadAda, 4 * rows * 2 * w, setup, end);
+    b.add(Buf::X, product([4, rows, c.max_tokens(), w]), start, end);
+    b.add(Buf::Mod, 4 * 6 * w, start, end);
+    let head = if tile > HEAD_TILE { tile } else { HEAD_TILE };
+    // Keys: input C, output 2C. Attention: input, query, output. Feed-forward: input, hidden.
+    let work = max(max(3 * w, w + hidden).saturating_mul(tile), w * head);
+    b.add(Buf::Work, product([4, work]), setup, end);
+    let widest = max(up32(w), up32(hidden));
+    let row = if t.act == 4 { 16 } else { product([t.act as usize, widest, head]) };
+    b.add(Buf::Rows, row, setup, end);
+    b.add(Buf::RowScale, 4 * head, setup, end);
+    b.add(Buf::Head, 5 * t.head_dim(), start, end);
+
+    let mut j = from;
+    while j <= until {
         let mut ending = 0;
         let mut block = 0;
         while block < t.depth as usize {
-            if let Some(last) = tier.last_scale(block, s)
+            if let Some(last) = tier.last_scale(set, block, s)
                 && last == j
             {
                 ending += 1;
@@ -603,11 +625,11 @@ const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier) {
         while row < rows && ending > 0 {
             if let Some(last) = row_last_scale(tier, row, j) {
                 let now = kv_bytes(c.scale(last).tokens(), w, heads, tier.cache);
-                b.add(Buf::KvNow, now, 1, end);
+                b.add(Buf::KvNow, now, start, end);
                 let past = c.tokens_before(last);
                 if past > 0 {
                     let bytes = product([ending, kv_bytes(past, w, heads, tier.cache)]);
-                    b.add(Buf::Kv(row, j), bytes, 1, scale_tick(last));
+                    b.add(Buf::Kv(row, j), bytes, start, scale_tick(last));
                 }
             }
             row += 1;

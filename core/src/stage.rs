@@ -1,12 +1,16 @@
 //! The stages of a run: what one `step()` does, in which order, and how much work it is.
 //!
 //! ```text
-//! Setup, Ada.., HeadAda..                         the condition, once per image
-//! for each scale:  Begin
-//!   for each row, block:  Keys per tile, Mix per tile
-//!   Head, Draw per few tokens;  Fold              logits, tokens, latent
+//! for each trunk:
+//!   Setup, Ada.., HeadAda..                       the condition
+//!   for each scale:  Begin
+//!     for each block, row:  Keys per tile, Mix per tile
+//!     Head, Draw per few tokens;  Fold            logits, tokens, latent
 //! Decode: for each layer, its passes, strip by strip
 //! ```
+//!
+//! A trunk that takes over (a refiner) first runs over the scales before its own, without a head: so its
+//! caches come to hold what they would hold if it had drawn those tokens.
 //!
 //! `const`, so that a plan made at compile time knows its work too.
 
@@ -21,10 +25,15 @@ pub const HEAD_TILE: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Stage {
-    /// Sums the condition tables; clears the latent.
-    Setup,
+    /// Sums the condition tables; the first one clears the latent.
+    Setup {
+        /// Trunk.
+        trunk: usize,
+    },
     /// Modulation of a block for one row (of all blocks, where the projection is shared).
     Ada {
+        /// Trunk.
+        trunk: usize,
         /// 0 conditional, 1 unconditional.
         row: usize,
         /// Block, or 0.
@@ -32,11 +41,15 @@ pub enum Stage {
     },
     /// Modulation before the head.
     HeadAda {
+        /// Trunk.
+        trunk: usize,
         /// 0 conditional, 1 unconditional.
         row: usize,
     },
     /// Embeds the inputs of a scale.
     Begin {
+        /// Trunk.
+        trunk: usize,
         /// Scale.
         scale: usize,
     },
@@ -80,6 +93,8 @@ pub enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Tile {
+    /// Trunk.
+    pub trunk: usize,
     /// Scale.
     pub scale: usize,
     /// 0 conditional, 1 unconditional.
@@ -155,29 +170,35 @@ pub(crate) const fn map_size(shape: &Shape, tier: &Tier, level: usize) -> (usize
 }
 
 impl Stage {
+    /// The first stage of an image.
+    pub const START: Self = Self::Setup { trunk: 0 };
+
     /// The stage after this one.
     pub const fn next(self, shape: &Shape, tier: &Tier) -> Self {
         let c = &shape.config;
-        let rows = tier.rows(0);
-        let trunk = shape.trunk(tier.trunk(0));
         match self {
-            Self::Setup => Self::Ada { row: 0, block: 0 },
-            Self::Ada { row, block } => {
-                let mask = if trunk.shared_aln { 0 } else { tier.blocks(0) };
+            Self::Setup { trunk } => Self::Ada { trunk, row: 0, block: 0 },
+            Self::Ada { trunk, row, block } => {
+                let shared = shape.trunk(trunk).shared_aln;
+                let mask = if shared { 0 } else { tier.blocks_of(trunk, 0) };
                 match next_block(mask, block + 1) {
-                    Some(block) => Self::Ada { row, block },
-                    None if row + 1 < rows => Self::Ada { row: row + 1, block: 0 },
-                    None => Self::HeadAda { row: 0 },
+                    Some(block) => Self::Ada { trunk, row, block },
+                    None if row + 1 < tier.rows_of(trunk, 0) => {
+                        Self::Ada { trunk, row: row + 1, block: 0 }
+                    }
+                    None => Self::HeadAda { trunk, row: 0 },
                 }
             }
-            Self::HeadAda { row } if row + 1 < rows => Self::HeadAda { row: row + 1 },
-            Self::HeadAda { .. } => Self::Begin { scale: 0 },
-            Self::Begin { scale } => {
-                let block = match next_block(tier.blocks(scale), 0) {
+            Self::HeadAda { trunk, row } if row + 1 < tier.rows_of(trunk, 0) => {
+                Self::HeadAda { trunk, row: row + 1 }
+            }
+            Self::HeadAda { trunk, .. } => Self::Begin { trunk, scale: 0 },
+            Self::Begin { trunk, scale } => {
+                let block = match next_block(tier.blocks_of(trunk, scale), 0) {
                     Some(b) => b,
                     None => 0,
                 };
-                Self::Keys(Tile { scale, row: 0, block, at: 0 })
+                Self::Keys(Tile { trunk, scale, row: 0, block, at: 0 })
             }
             Self::Keys(t) => {
                 let at = t.at + tier.tile;
@@ -193,12 +214,13 @@ impl Stage {
                     return Self::Mix(Tile { at, ..t });
                 }
                 // Both rows of a block one after the other: its weights are still near.
-                if t.row + 1 < tier.rows(t.scale) {
+                if t.row + 1 < tier.rows_of(t.trunk, t.scale) {
                     return Self::Keys(Tile { row: t.row + 1, at: 0, ..t });
                 }
-                match next_block(tier.blocks(t.scale), t.block + 1) {
+                match next_block(tier.blocks_of(t.trunk, t.scale), t.block + 1) {
                     Some(block) => Self::Keys(Tile { row: 0, block, at: 0, ..t }),
-                    None => Self::Head { scale: t.scale, at: 0 },
+                    None if tier.trunk(t.scale) == t.trunk => Self::Head { scale: t.scale, at: 0 },
+                    None => Self::Begin { trunk: t.trunk, scale: t.scale + 1 },
                 }
             }
             Self::Head { scale, at } => Self::Draw { scale, at },
@@ -210,7 +232,14 @@ impl Stage {
                     Self::Fold { scale }
                 }
             }
-            Self::Fold { scale } if scale + 1 < c.n_scales() => Self::Begin { scale: scale + 1 },
+            Self::Fold { scale } if scale + 1 < c.n_scales() => {
+                let trunk = tier.trunk(scale + 1);
+                if trunk == tier.trunk(scale) {
+                    Self::Begin { trunk, scale: scale + 1 }
+                } else {
+                    Self::Setup { trunk }
+                }
+            }
             Self::Fold { .. } => Self::Decode { layer: 0, pass: Pass::Scan, y: 0 },
             Self::Decode { layer, pass, y } => {
                 let d = shape.decoder(tier.decoder);
@@ -238,25 +267,28 @@ impl Stage {
     /// Multiply-accumulates of the stage (matrix products, convolutions and attention).
     pub const fn macs(self, shape: &Shape, tier: &Tier) -> u64 {
         let c = &shape.config;
-        let trunk = shape.trunk(tier.trunk(0));
-        let (w, hidden) = (trunk.width as u64, trunk.hidden as u64);
         let (v, z) = (c.vocab as u64, c.cvae as u64);
         let latent = c.latent();
         match self {
-            Self::Setup | Self::Done => 0,
-            Self::Ada { .. } => 6 * w * w,
-            Self::HeadAda { .. } => 2 * w * w,
-            Self::Begin { scale: 0 } => 0,
-            Self::Begin { scale } => c.scale(scale).tokens() as u64 * w * z,
-            Self::Keys(t) => tile_len(c.scale(t.scale).tokens(), t.at, tier.tile) * 2 * w * w,
+            Self::Setup { .. } | Self::Done | Self::Begin { scale: 0, .. } => 0,
+            Self::Ada { trunk, .. } => 6 * width(shape, trunk) * width(shape, trunk),
+            Self::HeadAda { trunk, .. } => 2 * width(shape, trunk) * width(shape, trunk),
+            Self::Begin { trunk, scale } => {
+                c.scale(scale).tokens() as u64 * width(shape, trunk) * z
+            }
+            Self::Keys(t) => {
+                let w = width(shape, t.trunk);
+                tile_len(c.scale(t.scale).tokens(), t.at, tier.tile) * 2 * w * w
+            }
             Self::Mix(t) => {
+                let (w, hidden) = (width(shape, t.trunk), shape.trunk(t.trunk).hidden as u64);
                 let keys = c.tokens_before(t.scale + 1) as u64;
                 tile_len(c.scale(t.scale).tokens(), t.at, tier.tile)
                     * (2 * w * w + 2 * w * hidden + 2 * w * keys)
             }
             Self::Head { scale, at } => {
                 let n = tile_len(c.scale(scale).tokens(), at, HEAD_TILE);
-                tier.rows(scale) as u64 * n * v * w
+                tier.rows(scale) as u64 * n * v * width(shape, tier.trunk(scale))
             }
             Self::Draw { scale, at } => tile_len(c.scale(scale).tokens(), at, HEAD_TILE) * v,
             Self::Fold { scale } => {
@@ -289,4 +321,8 @@ impl Stage {
 const fn tile_len(n: usize, at: usize, tile: usize) -> u64 {
     let left = n.saturating_sub(at);
     (if left < tile { left } else { tile }) as u64
+}
+
+const fn width(shape: &Shape, trunk: usize) -> u64 {
+    shape.trunk(trunk).width as u64
 }

@@ -1,11 +1,14 @@
 //! A tier: one way to run the model, chosen at run time. A row of the file, never code.
 
 use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
-use crate::config::{MAX_SCALES, Shape};
+use crate::config::{Config, MAX_SCALES, Shape};
 use crate::error::{Error, Fault};
 
 /// Bytes of one tier record.
-pub const TIER_BYTES: usize = 192;
+pub const TIER_BYTES: usize = 256;
+
+/// [`Keep::most`] that keeps every token.
+pub const KEEP_ALL: u16 = u16::MAX;
 
 /// Largest [`Tier::conv_scratch`].
 pub const MAX_CONV_SCRATCH: usize = 1 << 26;
@@ -42,6 +45,105 @@ impl Store {
     }
 }
 
+/// Which keys and values stay for later scales, and which of the current scale a token sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Tokens that stay after a scale, by class of head: `most[0]` for the other heads, `most[1]` for the
+    /// wide ones ([`crate::Trunk::wide`]). [`KEEP_ALL`] keeps all of them, 0 makes a scale see itself only
+    /// (HMAR, MVAR).
+    pub most: [[u16; MAX_SCALES]; 2],
+    /// Side of the grid of tokens of a scale whose attention says what stays; 0 where nothing is chosen.
+    pub grid: usize,
+    /// Neighbours whose scores are averaged before the choice: odd.
+    pub pool: usize,
+    /// Scales whose tokens always stay for wide heads, from the first on.
+    pub protect: usize,
+    /// Side of the neighbourhood of its own scale that a token sees, odd; 0 for the whole map (MVAR: 7).
+    pub window: usize,
+    /// The first scale with a neighbourhood.
+    pub window_from: usize,
+}
+
+impl Keep {
+    /// Everything stays and is seen.
+    pub const ALL: Self = Self {
+        most: [[KEEP_ALL; MAX_SCALES]; 2],
+        grid: 0,
+        pool: 1,
+        protect: 0,
+        window: 0,
+        window_from: 0,
+    };
+
+    /// Tokens of the cache after scale `k`, for heads of `class`.
+    #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    pub const fn after(&self, config: &Config, class: usize, k: usize) -> usize {
+        let (mut n, mut j) = (0, 0);
+        while j <= k && j < MAX_SCALES {
+            n += config.scale(j).tokens();
+            let most = self.most[class & 1][j];
+            if most != KEEP_ALL && n > most as usize {
+                n = most as usize;
+            }
+            j += 1;
+        }
+        n
+    }
+
+    /// Tokens of the cache before scale `k`.
+    pub const fn before(&self, config: &Config, class: usize, k: usize) -> usize {
+        if k == 0 { 0 } else { self.after(config, class, k - 1) }
+    }
+
+    /// Whether tokens are dropped after scale `k`.
+    pub const fn drops(&self, config: &Config, class: usize, k: usize) -> bool {
+        let all = self.before(config, class, k) + config.scale(k).tokens();
+        self.after(config, class, k) < all
+    }
+
+    /// Side of the neighbourhood at scale `k`, 0 for the whole map.
+    pub const fn window_at(&self, k: usize) -> usize {
+        if k < self.window_from { 0 } else { self.window }
+    }
+
+    const fn parse(b: &[u8], at: usize, o: usize, n_scales: usize) -> Result<Self, Error> {
+        let mut keep = Self {
+            window: u8_at(b, o + 172) as usize,
+            window_from: u8_at(b, o + 173) as usize,
+            grid: u8_at(b, o + 174) as usize,
+            pool: u8_at(b, o + 175) as usize,
+            protect: u8_at(b, o + 176) as usize,
+            ..Self::ALL
+        };
+        if keep.window != 0 && keep.window % 2 == 0 || keep.window_from >= n_scales {
+            return Err(Error::file(Fault::Tier, at + 172));
+        }
+        if keep.pool % 2 == 0 || keep.pool > 63 || keep.grid > 64 || keep.protect > n_scales {
+            return Err(Error::file(Fault::Tier, at + 174));
+        }
+        let mut i = 0;
+        while i < 2 * MAX_SCALES {
+            let most = u16_at(b, o + 192 + 2 * i);
+            // Without a grid nothing says which tokens are worth more: all of them or none.
+            let choice = most != 0 && most != KEEP_ALL;
+            let past_end = i % MAX_SCALES >= n_scales && most != KEEP_ALL;
+            if choice && keep.grid == 0 || past_end {
+                return Err(Error::file(Fault::Tier, at + 192 + 2 * i));
+            }
+            keep.set(i / MAX_SCALES, i % MAX_SCALES, most);
+            i += 1;
+        }
+        Ok(keep)
+    }
+
+    #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    const fn set(&mut self, class: usize, k: usize, most: u16) {
+        if class < 2 && k < MAX_SCALES {
+            self.most[class][k] = most;
+        }
+    }
+}
+
 /// A row of the tier table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tier {
@@ -66,6 +168,8 @@ pub struct Tier {
     /// and weights there. They use whatever the arena has free anyway, so 0 is common; more is faster,
     /// the bits are the same.
     pub conv_scratch: usize,
+    /// What stays in the cache, and what a token sees.
+    pub keep: Keep,
 }
 
 const fn bad(at: usize) -> Result<Tier, Error> {
@@ -85,6 +189,42 @@ impl Tier {
         if k < MAX_SCALES { self.trunks[k] as usize } else { 0 }
     }
 
+    /// The first scale that `trunk` draws. A refiner first runs over the scales before it, to fill its caches.
+    pub const fn first_scale(&self, trunk: usize) -> usize {
+        let mut k = 0;
+        while k < MAX_SCALES && self.trunk(k) != trunk {
+            k += 1;
+        }
+        k
+    }
+
+    /// Where the last trunk takes over: it needs the inputs of all scales up to here. 0 with one trunk.
+    pub const fn handoff(&self) -> usize {
+        let (mut k, mut at) = (1, 0);
+        while k < MAX_SCALES {
+            if self.trunk(k) > self.trunk(k - 1) {
+                at = k;
+            }
+            k += 1;
+        }
+        at
+    }
+
+    /// The scale whose blocks and rows `trunk` uses at scale `k`: its first one where it only fills its caches.
+    const fn ruled_by(&self, trunk: usize, k: usize) -> usize {
+        if self.trunk(k) == trunk { k } else { self.first_scale(trunk) }
+    }
+
+    /// The blocks of `trunk` that run over scale `k`, as a mask.
+    pub const fn blocks_of(&self, trunk: usize, k: usize) -> u64 {
+        self.blocks(self.ruled_by(trunk, k))
+    }
+
+    /// Rows of `trunk` at scale `k`.
+    pub const fn rows_of(&self, trunk: usize, k: usize) -> usize {
+        self.rows(self.ruled_by(trunk, k))
+    }
+
     /// The blocks that run at scale `k`, as a mask.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn blocks(&self, k: usize) -> u64 {
@@ -101,15 +241,16 @@ impl Tier {
         shape: &Shape,
         blocks: impl Fn(usize) -> u64,
     ) -> Result<Self, Error> {
-        let mut before = u64::MAX;
-        for (k, mask) in self.blocks.iter_mut().enumerate().take(shape.config.n_scales()) {
+        let (mut before, mut last) = (u64::MAX, 0);
+        let scales = self.blocks.iter_mut().zip(self.trunks);
+        for (k, (mask, trunk)) in scales.enumerate().take(shape.config.n_scales()) {
             *mask = blocks(k);
-            let depth = shape.trunk(0).depth;
+            let depth = shape.trunk(trunk as usize).depth;
             let beyond = depth < 64 && *mask >> depth != 0;
-            if *mask == 0 || beyond || *mask & !before != 0 {
+            if *mask == 0 || beyond || trunk == last && *mask & !before != 0 {
                 return Err(Error::Unsupported);
             }
-            before = *mask;
+            (before, last) = (*mask, trunk);
         }
         Ok(self)
     }
@@ -119,12 +260,12 @@ impl Tier {
         if k < self.guided { 2 } else { 1 }
     }
 
-    /// The last scale at which block `b` runs, if it runs at all.
-    pub const fn last_scale(&self, b: usize, n_scales: usize) -> Option<usize> {
+    /// The last scale at which block `b` of `trunk` runs, if it runs at all.
+    pub const fn last_scale(&self, trunk: usize, b: usize, n_scales: usize) -> Option<usize> {
         let mut k = n_scales;
         while k > 0 {
             k -= 1;
-            if self.blocks(k) >> b & 1 == 1 {
+            if self.trunk(k) == trunk && self.blocks(k) >> b & 1 == 1 {
                 return Some(k);
             }
         }
@@ -160,6 +301,10 @@ impl Tier {
             tile: u16_at(b, o + 164) as usize,
             strip: u16_at(b, o + 166) as usize,
             conv_scratch: u32_at(b, o + 168) as usize,
+            keep: match Keep::parse(b, at, o, n) {
+                Ok(keep) => keep,
+                Err(e) => return Err(e),
+            },
         };
         let mut i = 0;
         let mut ended = false;
@@ -222,15 +367,12 @@ impl Tier {
         if t.conv_scratch > MAX_CONV_SCRATCH {
             return bad(at + 168);
         }
-        if u32_at(b, o + 172) != 0 {
-            return bad(at + 172);
-        }
-        let mut z = 176;
-        while z < TIER_BYTES {
-            if u64_at(b, o + z) != 0 {
+        let mut z = 177;
+        while z < 192 {
+            if u8_at(b, o + z) != 0 {
                 return bad(at + z);
             }
-            z += 8;
+            z += 1;
         }
         Ok(t)
     }

@@ -2,11 +2,11 @@
 //! (docs/format.md is normative; `varmint_core` is the reader).
 
 use varmint_core::config::{
-    CONFIG_BYTES, DECODER_BYTES, MAX_LEVELS, MAX_SCALES, MAX_TABLES, TRUNK_BYTES,
+    CONFIG_BYTES, DECODER_BYTES, MAX_DECODERS, MAX_LEVELS, MAX_SCALES, MAX_TABLES, TRUNK_BYTES,
 };
 use varmint_core::file::{ALIGN, Container, HEADER_BYTES, MAGIC, SECTION_BYTES, SECTIONS, VERSION};
 use varmint_core::tier::TIER_BYTES;
-use varmint_core::{Plan, Sampling, Scale, Shape, Store, Trunk};
+use varmint_core::{Keep, Plan, Sampling, Scale, Shape, Store, Trunk};
 
 use crate::error::Error;
 
@@ -55,6 +55,8 @@ pub struct TierRow {
     pub strip: u16,
     /// Bytes kept free for the kernels of the decoder's 3x3 convolutions.
     pub conv_scratch: u32,
+    /// What stays in the cache, and what a token sees.
+    pub keep: Keep,
 }
 
 /// A model file without its tensors.
@@ -161,6 +163,7 @@ impl Description {
         };
         at_most("scales", self.scales.len(), MAX_SCALES)?;
         at_most("condition tables", self.tables.len(), MAX_TABLES)?;
+        at_most("image decoders", self.decoders.len(), MAX_DECODERS)?;
         for d in &self.decoders {
             at_most("decoder levels", d.widths.len(), MAX_LEVELS)?;
         }
@@ -216,6 +219,7 @@ fn trunk(t: &Trunk) -> Record {
     let mut r = Record::new(TRUNK_BYTES);
     r.u32(0, t.depth).u32(4, t.width).u32(8, t.heads).u32(12, t.hidden);
     r.u32(16, u32::from(t.shared_aln) | u32::from(t.l2_norm) << 1).u32(20, t.act);
+    r.put(32, &t.wide_heads);
     r
 }
 
@@ -236,6 +240,11 @@ fn tier(t: &TierRow) -> Record {
     }
     r.put(160, &[t.cache as u8, t.maps as u8, t.guided, t.decoder]);
     r.u16(164, t.tile).u16(166, t.strip).u32(168, t.conv_scratch);
+    let k = &t.keep;
+    r.put(172, &[k.window, k.window_from, k.grid, k.pool, k.protect].map(|v| v as u8));
+    for (i, most) in k.most.iter().flatten().enumerate() {
+        r.u16(192 + 2 * i, *most);
+    }
     r
 }
 

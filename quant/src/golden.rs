@@ -332,7 +332,7 @@ impl Watch<'_> {
         // Conditional rows come first, then the unconditional ones.
         let row_of = |row: usize| row * self.batch + self.image;
         match stage {
-            Stage::Setup if greedy => {
+            Stage::Setup { .. } if greedy => {
                 let cond = floats(g.view(Buf::Cond)?);
                 let mut names = vec!["class_emb_rows"];
                 if !shape.trunk(0).shared_aln {
@@ -360,7 +360,7 @@ impl Watch<'_> {
                     false,
                 );
             }
-            Stage::Begin { scale } if greedy => {
+            Stage::Begin { scale, .. } if greedy => {
                 let l = c.scale(scale).tokens();
                 let x = floats(g.view(Buf::X)?);
                 for row in 0..2 {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use varmint_core::tensor::{Dtype, Role, Spec};
-use varmint_core::{Model, Store};
+use varmint_core::{Model, Store, Tier};
 
 use crate::quantize::dtype_name;
 
@@ -95,15 +95,17 @@ pub struct TierInfo {
     pub conv_scratch: usize,
     /// Trunk of each scale.
     pub trunks: Vec<usize>,
-    /// Active blocks of each scale.
+    /// How many blocks run at each scale.
     pub blocks: Vec<u32>,
+    /// Which blocks run at each scale.
+    pub active: Vec<Vec<u32>>,
 }
 
 /// Bytes by purpose.
 #[derive(Clone, Debug, Serialize)]
 pub struct GroupInfo {
-    /// The group's name.
-    pub group: &'static str,
+    /// The group's name; with the number of the trunk or decoder, if not the first.
+    pub group: String,
     /// Tensors in it.
     pub tensors: usize,
     /// Values in it, without padding.
@@ -143,11 +145,14 @@ pub const fn group(role: Role) -> &'static str {
     }
 }
 
-/// Sums bytes by group, in order of first appearance.
+/// Sums bytes by group and by trunk or decoder, in order of first appearance.
 pub fn groups(tensors: impl IntoIterator<Item = (Spec, u64)>) -> Vec<GroupInfo> {
     let mut all: Vec<GroupInfo> = Vec::new();
     for (spec, bytes) in tensors {
-        let name = group(spec.role);
+        let mut name = group(spec.role).to_owned();
+        if spec.set > 0 {
+            name = format!("{name} {}", spec.set);
+        }
         let at = all.iter().position(|g| g.group == name).unwrap_or_else(|| {
             all.push(GroupInfo { group: name, tensors: 0, values: 0, bytes: 0 });
             all.len() - 1
@@ -254,11 +259,31 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
                 conv_scratch: t.conv_scratch,
                 trunks: (0..c.n_scales()).map(|k| t.trunk(k)).collect(),
                 blocks: (0..c.n_scales()).map(|k| t.blocks(k).count_ones()).collect(),
+                active: (0..c.n_scales()).map(|k| bits(t.blocks(k)).collect()).collect(),
             })
             .collect(),
         groups: groups(stored.iter().map(|(spec, dtype)| (*spec, stored_bytes(spec, *dtype)))),
         tensors: if tensors { list.collect() } else { Vec::new() },
     }
+}
+
+fn bits(mask: u64) -> impl Iterator<Item = u32> {
+    (0..64).filter(move |b| mask >> b & 1 == 1)
+}
+
+/// How many blocks a tier runs at each scale, and where another trunk takes over:
+/// `8 8 4 | 2 2 (trunk 1 from scale 3)`.
+pub fn blocks_line(tier: &Tier, n_scales: usize) -> String {
+    let (mut line, mut change) = (String::new(), String::new());
+    for k in 0..n_scales {
+        let (now, before) = (tier.trunk(k), tier.trunk(k.saturating_sub(1)));
+        if now != before {
+            line += "| ";
+            change = format!("(trunk {now} from scale {k})");
+        }
+        line += &format!("{} ", tier.blocks(k).count_ones());
+    }
+    (line + &change).trim_end().to_owned()
 }
 
 fn table(model: &Model<'_>, t: usize) -> TableInfo {

@@ -3,14 +3,16 @@
 //!
 //! ```text
 //! checkpoint   .safetensors and .pth: named tensors, nothing executed
-//! official     which of them are a VAR transformer and its VQVAE, and of what sizes
+//! official     which of them are VAR transformers, their VQVAE and decoders, and of what sizes
 //! meta         what weights do not say: names, licence, labels, sampling
 //! schedule     scales and their phi convolutions
 //! origin       official tensors -> ours
 //! numbers      which tensor is stored how
 //! quantize     values -> bytes, and back
+//! describe     weights and options -> what the file says besides its tensors
 //! description  header sections -> bytes
 //! write        the .vmt file, tensor by tensor
+//! tiers        what the ways to run a model do otherwise than the first
 //! convert      all of the above in one call
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
@@ -29,6 +31,7 @@ pub mod boards;
 pub mod checkpoint;
 pub mod compare;
 pub mod convert;
+mod describe;
 pub mod description;
 pub mod error;
 pub mod golden;
@@ -43,10 +46,12 @@ pub mod published;
 pub mod quantize;
 pub mod schedule;
 pub mod synth;
+pub mod tiers;
 pub mod write;
 
-pub use convert::{MoreTier, Options, Report, convert};
+pub use convert::{MoreDecoder, Options, Report, convert};
 pub use error::Error;
 pub use map::Mapped;
 pub use meta::Meta;
 pub use numbers::{Keep, Numbers};
+pub use tiers::MoreTier;

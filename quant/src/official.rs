@@ -4,15 +4,19 @@
 //! checkpoint (`trainer.var_wo_ddp.`, `ema.`, `state_dict.`, `model.`): each is found by a key that only it has, wherever
 //! that lies. Segments that wrappers add (`_orig_mod`, `module`) are dropped from names.
 //!
-//! Keys, shapes and how the configuration follows from them: [`var`] and [`vae`]. Everything is checked once, here; the
-//! weights are then read one at a time with [`StateDict::need`].
+//! Keys, shapes and how the configuration follows from them: [`var`], [`vae`] and [`decoder`]. A refiner and further
+//! decoders, each in a file of its own, are added in `more`. Everything is checked once, here; the weights are then read
+//! one at a time with [`StateDict::need`].
 
+pub mod decoder;
+mod more;
 pub mod vae;
 pub mod var;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+pub use decoder::DecoderConfig;
 pub use vae::{Phi, VaeConfig};
 pub use var::VarConfig;
 
@@ -26,7 +30,7 @@ pub enum OfficialError {
     /// No file has this state dict.
     #[error("no {what} in {files}: no key ends in `{anchor}`")]
     Absent {
-        /// `VAR transformer` or `VQVAE`.
+        /// `VAR transformer`, `VQVAE` or `image decoder`.
         what: &'static str,
         /// The key that was looked for.
         anchor: &'static str,
@@ -36,7 +40,7 @@ pub enum OfficialError {
     /// Several state dicts are equally good.
     #[error("more than one {what}: {places}; give one of them, or its prefix")]
     Ambiguous {
-        /// `VAR transformer` or `VQVAE`.
+        /// `VAR transformer`, `VQVAE` or `image decoder`.
         what: &'static str,
         /// `file: prefix`, with commas.
         places: String,
@@ -103,6 +107,20 @@ pub enum OfficialError {
         /// Its value in the VQVAE.
         vae: usize,
     },
+    /// The refiner was not trained beside this transformer.
+    #[error("{place}: as a refiner beside {var} its {what} must be {expected}, not {found}")]
+    Refiner {
+        /// File and prefix of the refiner.
+        place: String,
+        /// File and prefix of the transformer.
+        var: String,
+        /// What differs.
+        what: &'static str,
+        /// Its value in the transformer.
+        expected: String,
+        /// Its value in the refiner.
+        found: String,
+    },
 }
 
 /// What a caller knows that the files do not say.
@@ -118,7 +136,7 @@ pub struct Hints {
     pub vae_prefix: Option<String>,
 }
 
-/// A transformer and the VQVAE it was trained on, checked.
+/// A transformer and the VQVAE it was trained on, checked; and what may be added to them.
 #[derive(Debug)]
 pub struct Official<'a> {
     /// Weights of the transformer.
@@ -129,6 +147,10 @@ pub struct Official<'a> {
     pub vae: StateDict<'a>,
     /// Its configuration.
     pub vae_config: VaeConfig,
+    /// The second transformer, for late scales; see [`Official::add_refiner`].
+    pub refiner: Option<(StateDict<'a>, VarConfig)>,
+    /// Image decoders after that of the VQVAE; see [`Official::add_decoder`].
+    pub decoders: Vec<(StateDict<'a>, DecoderConfig)>,
 }
 
 impl<'a> Official<'a> {
@@ -154,7 +176,7 @@ impl<'a> Official<'a> {
                 return Err(OfficialError::Pairing { what, var, vae });
             }
         }
-        Ok(Self { var, var_config, vae, vae_config })
+        Ok(Self { var, var_config, vae, vae_config, refiner: None, decoders: Vec::new() })
     }
 }
 

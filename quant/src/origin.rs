@@ -1,4 +1,5 @@
-//! Official tensors to ours: where each tensor of a model file comes from.
+//! Official tensors to ours: where each tensor of a model file comes from. Which transformer or decoder a key is of, the
+//! tensor's set says.
 //!
 //! Most are copies. What differs:
 //!
@@ -30,12 +31,12 @@ pub(crate) enum Origin {
         key: String,
         shape: Vec<usize>,
     },
-    /// As it is, from the VQVAE.
+    /// As it is, from the VQVAE or a decoder.
     Vae {
         key: String,
         shape: Vec<usize>,
     },
-    /// A convolution of the VQVAE: `[co, ci, side, side]`.
+    /// A convolution of the VQVAE or a decoder: `[co, ci, side, side]`.
     Conv {
         key: String,
     },
@@ -124,10 +125,9 @@ fn decoder_origins(shape: &Shape, set: usize) -> Vec<Origin> {
     all
 }
 
-/// The origin of every tensor of `specs`, which are those of one official model: one trunk, one
-/// decoder.
+/// The origin of every tensor of `specs`, which are those of `shape`, in order.
 pub(crate) fn origins(official: &Official<'_>, shape: &Shape, specs: &[Spec]) -> Vec<Origin> {
-    let mut decoder = decoder_origins(shape, 0).into_iter();
+    let mut decoder = (0..shape.n_decoders()).flat_map(|set| decoder_origins(shape, set));
     let one = |s: &Spec| match s.role {
         Role::ConvWeight | Role::ConvBias | Role::NormAffine => {
             decoder.next().unwrap_or(Origin::Zeros)
@@ -161,6 +161,7 @@ fn origin(official: &Official<'_>, s: &Spec) -> Origin {
             Origin::Var { key: "pos_start".to_owned(), shape: vec![1, s.rows, s.cols] }
         }
         Role::LvlPos => Origin::LvlPos,
+        // The tables of a refiner have the same names.
         Role::CondTable => matrix(official.var_config.tables[s.index].0),
         Role::HeadAdaWeight => matrix("head_nm.ada_lin.1.weight"),
         Role::HeadAdaBias => vector("head_nm.ada_lin.1.bias"),
@@ -193,8 +194,11 @@ pub(crate) fn values(
     spec: &Spec,
     origin: &Origin,
 ) -> Result<Vec<f32>, Error> {
-    let (var, vae) = (&official.var, &official.vae);
-    let (width, n) = (official.var_config.width, spec.rows * spec.taps * spec.cols);
+    // What trunks and decoders share has set 0.
+    let first = (&official.var, &official.var_config);
+    let (var, var_config) = official.trunks().nth(spec.set).unwrap_or(first);
+    let vae = official.decoders().nth(spec.set).map_or(&official.vae, |(weights, _)| weights);
+    let (width, n) = (var_config.width, spec.rows * spec.taps * spec.cols);
     Ok(match origin {
         Origin::Var { key, shape } => var.need(key, shape)?,
         Origin::Vae { key, shape } => vae.need(key, shape)?,
@@ -214,7 +218,7 @@ pub(crate) fn values(
             all.extend(var.need(&format!("blocks.{b}.attn.v_bias"), &[width])?);
             all
         }
-        Origin::QueryScale(b) if official.var_config.attn_l2_norm => {
+        Origin::QueryScale(b) if var_config.attn_l2_norm => {
             let key = format!("blocks.{b}.attn.scale_mul_1H11");
             // The exponential in f64, rounded once: the same bits on every machine.
             let scale = |v: f32| f64::from(v.min(MAX_SCALE_MUL)).exp() as f32;

@@ -9,10 +9,10 @@
 use varmint_core::Plan;
 
 use crate::convert::is_edge;
-use crate::description::TierRow;
 use crate::error::Error;
 use crate::numbers::{Numbers, choose};
 use crate::synth::Shape;
+use crate::tiers::MoreTier;
 use crate::write::measure;
 
 /// The first scale at which tiers of reduced depth run fewer blocks, of ten (the published "6 + 4").
@@ -51,7 +51,7 @@ pub const PUBLISHED: [Published; 5] = [
 pub struct Needs {
     /// Bytes of the model file.
     pub file_bytes: u64,
-    /// A plan per tier, best first.
+    /// A plan per tier.
     pub plans: Vec<Plan>,
 }
 
@@ -66,71 +66,33 @@ impl Published {
         }
     }
 
-    /// Four tiers, best first.
-    ///
-    /// | tier | blocks from scale 6 on | guided scales | tile, strip |
-    /// |---|---|---|---|
-    /// | `full` | all | all | 128, 8 |
-    /// | `balanced` | half | all | 128, 8 |
-    /// | `lite` | a quarter | all | 128, 8 |
-    /// | `micro` | first and last | the first 6 | 16, 2 |
-    pub fn tiers(&self, numbers: Numbers) -> Vec<TierRow> {
-        let (cache, maps) = numbers.stores();
-        let all = self.shape().blocks();
-        let tier = |name: &str, late: u64| TierRow {
-            name: name.to_owned(),
-            scales: (0..self.scales.len())
-                .map(|k| (0, if k < BOUNDARY { all } else { late }))
-                .collect(),
-            cache,
-            maps,
-            guided: self.scales.len() as u8,
-            decoder: 0,
-            tile: 128,
-            strip: 8,
-            conv_scratch: 0,
-        };
-        let d = self.depth;
-        let micro =
-            TierRow { guided: BOUNDARY as u8, tile: 16, strip: 2, ..tier("micro", subnet(d, 2)) };
-        vec![
-            tier("full", all),
-            tier("balanced", subnet(d, d / 2)),
-            tier("lite", subnet(d, d / 4)),
-            micro,
+    /// Four tiers, best first, in the words of `varmint convert --tier`.
+    pub fn tiers(&self) -> [String; 4] {
+        let (d, k) = (self.depth, BOUNDARY);
+        [
+            "full:tile=128,strip=8".to_owned(),
+            format!("balanced:blocks={}@{k}", d / 2),
+            format!("lite:blocks={}@{k}", d / 4),
+            format!("micro:blocks=2@{k},guided={k},tile=16,strip=2"),
         ]
     }
 
-    /// Memory and work of every tier, and the length of the file.
+    /// Memory and work in each of these tiers, and the length of the file.
     ///
     /// # Errors
-    /// Those of the core for a shape that it refuses: none, while the tests pass.
-    pub fn needs(&self, numbers: Numbers) -> Result<Needs, Error> {
-        self.needs_of(numbers, self.tiers(numbers))
-    }
-
-    /// The same for tiers of one's own.
-    ///
-    /// # Errors
-    /// Those of the core for a tier that it refuses.
-    pub fn needs_of(&self, numbers: Numbers, tiers: Vec<TierRow>) -> Result<Needs, Error> {
-        let description = self.shape().describe(self.name, tiers);
+    /// [`Error::Option`] for a tier that is no tier, [`Error::Shape`] for one that the core refuses.
+    pub fn needs(&self, numbers: Numbers, tiers: &[impl AsRef<str>]) -> Result<Needs, Error> {
+        let shape = self.shape();
+        let first = shape.full_tier(numbers);
+        let mut description = shape.describe(self.name, Vec::new());
+        for tier in tiers {
+            let tier: MoreTier = tier.as_ref().parse()?;
+            description.tiers.push(tier.row(&first, &description.trunks, &[])?);
+        }
         let shape = description.shape()?;
         let (description, file_bytes) =
             measure(&description, |spec| choose(numbers, &[], spec, is_edge(&shape, spec)))?;
         let plans = (0..description.tiers.len()).map(|i| description.plan(i));
         Ok(Needs { file_bytes, plans: plans.collect::<Result<_, _>>()? })
     }
-}
-
-/// The `d` blocks of `depth` that a subnet keeps, as a mask: block `i (depth - 1) / (d - 1)`, rounded
-/// down, for each i (VARiant, arXiv 2511.16546). The first and the last are always among them.
-///
-/// ```
-/// # use varmint_quant::published::subnet;
-/// assert_eq!(subnet(30, 4), 1 << 0 | 1 << 9 | 1 << 19 | 1 << 29);
-/// ```
-pub fn subnet(depth: u32, d: u32) -> u64 {
-    let steps = u64::from(d.max(2) - 1);
-    (0..=steps).fold(0, |mask, i| mask | 1 << (i * u64::from(depth - 1) / steps))
 }

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::numbers::{Numbers, choose};
 use crate::quantize::encode;
 use crate::schedule::schedule;
+use crate::tiers::all_blocks;
 use crate::write::write;
 
 /// A shape. The default is the published model VAR-d16 of 256 x 256 pixels.
@@ -46,9 +47,21 @@ impl Default for Shape {
 }
 
 impl Shape {
-    /// All blocks, as a mask.
-    pub fn blocks(&self) -> u64 {
-        if self.depth >= 64 { u64::MAX } else { (1 << self.depth) - 1 }
+    /// The tier that runs everything, named after its numbers.
+    pub fn full_tier(&self, numbers: Numbers) -> TierRow {
+        let (cache, maps) = numbers.stores();
+        TierRow {
+            name: numbers.name().to_owned(),
+            scales: vec![(0, all_blocks(self.depth)); self.scales.len()],
+            cache,
+            maps,
+            guided: self.scales.len() as u8,
+            decoder: 0,
+            tile: 128,
+            strip: 8,
+            conv_scratch: 0,
+            keep: varmint_core::Keep::ALL,
+        }
     }
 
     /// A model of this shape with these tiers, its weights aside.
@@ -77,6 +90,7 @@ impl Shape {
                 shared_aln: self.shared_aln,
                 l2_norm: true,
                 act: 4,
+                wide_heads: [0; varmint_core::config::MAX_DEPTH],
             }],
             decoders: vec![DecoderSizes {
                 widths: [1, 1, 2, 2, 4].map(|m| m * self.channels).to_vec(),
@@ -99,18 +113,7 @@ pub fn synth(
     numbers: Numbers,
     (tile, strip): (u16, u16),
 ) -> Result<u64, Error> {
-    let (cache, maps) = numbers.stores();
-    let tier = TierRow {
-        name: numbers.name().to_owned(),
-        scales: vec![(0, shape.blocks()); shape.scales.len()],
-        cache,
-        maps,
-        guided: shape.scales.len() as u8,
-        decoder: 0,
-        tile,
-        strip,
-        conv_scratch: 0,
-    };
+    let tier = TierRow { tile, strip, ..shape.full_tier(numbers) };
     let description = shape.describe(&format!("random-d{}", shape.depth), vec![tier]);
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     write(

@@ -209,6 +209,7 @@ fn widths_are_padded() {
             shared_aln: true,
             l2_norm: true,
             act: 1,
+            wide_heads: [0; varmint_core::config::MAX_DEPTH],
         }],
         decoders: vec![DecoderSizes { widths: vec![32], blocks: 1, attention: 0, act: 1 }],
         tiers: vec![TierRow {
@@ -221,6 +222,7 @@ fn widths_are_padded() {
             tile: 16,
             strip: 8,
             conv_scratch: 0,
+            keep: varmint_core::Keep::ALL,
         }],
     };
     let storage = |s: &Spec| {

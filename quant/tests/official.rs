@@ -7,7 +7,9 @@ use common::model::{Tensors, build, find, golden, renamed, tensors, with_levels}
 use safetensors::tensor::Dtype;
 use varmint_quant::checkpoint::Checkpoint;
 use varmint_quant::official::var::parse_scales;
-use varmint_quant::official::{Hints, Official, Phi, StateDict, VaeConfig, VarConfig};
+use varmint_quant::official::{
+    DecoderConfig, Hints, Official, Phi, StateDict, VaeConfig, VarConfig,
+};
 
 #[test]
 fn both_goldens_are_understood() {
@@ -36,12 +38,15 @@ fn both_goldens_are_understood() {
         cvae: 8,
         phi: Phi::Shared,
         num_phi: 4,
-        mid_width: 32,
-        mid_attention: true,
-        widths: vec![64, 32],
-        blocks: vec![3, 3],
-        attention: vec![false, true],
-        out_channels: 3,
+        decoder: DecoderConfig {
+            cvae: 8,
+            mid_width: 32,
+            mid_attention: true,
+            widths: vec![64, 32],
+            blocks: vec![3, 3],
+            attention: vec![false, true],
+            out_channels: 3,
+        },
         has_encoder: false,
     };
     assert_eq!(a.vae_config, want);
@@ -52,8 +57,9 @@ fn both_goldens_are_understood() {
     assert_eq!((c.depth, c.width, c.heads, c.vocab, c.cvae, c.tokens), (2, 64, 1, 64, 16, 55));
     assert_eq!(c.tables, [("class_emb.weight", 7)]);
     let v = &b.vae_config;
+    let d = &v.decoder;
     assert_eq!(
-        (&v.widths[..], &v.blocks[..], &v.attention[..]),
+        (&d.widths[..], &d.blocks[..], &d.attention[..]),
         (&[32, 64, 32][..], &[3; 3][..], &[false, false, true][..])
     );
     // The keys are exactly those of the file: nothing is forgotten, nothing invented.
@@ -189,12 +195,15 @@ fn released_models_have_the_keys_of_their_published_files() {
         cvae: 32,
         phi: Phi::Shared,
         num_phi: 4,
-        mid_width: 640,
-        mid_attention: true,
-        widths: vec![160, 160, 320, 320, 640],
-        blocks: vec![3; 5],
-        attention: vec![false, false, false, false, true],
-        out_channels: 3,
+        decoder: DecoderConfig {
+            cvae: 32,
+            mid_width: 640,
+            mid_attention: true,
+            widths: vec![160, 160, 320, 320, 640],
+            blocks: vec![3; 5],
+            attention: vec![false, false, false, false, true],
+            out_channels: 3,
+        },
         has_encoder: true,
     };
     assert_eq!(count(vae.keys()), (189, 64_653_923 + 168_064 + 9_248));

@@ -12,10 +12,12 @@ const EXAMPLES: &str = "\
 Examples:
   What int8 costs in the pictures:
     varmint compare --model emoji-64.vmt --reference emoji-64-f32.vmt
+  What a tier of fewer blocks or a smaller decoder costs:
+    varmint compare --model m.vmt --tier micro --reference m.vmt --reference-tier full
   For a table of quality:
     varmint compare --model a.vmt --reference b.vmt --count 256 --seed 7 --json | jq .mean_psnr_db";
 
-/// Compare two models on the same tokens, such as int8 with f32.
+/// Compare two models on the same tokens, such as int8 with f32, or two tiers of one.
 ///
 /// Draws random requests on the model, decodes its tokens with both, and shows how far the pictures
 /// are apart (PSNR; equal pictures count as 100 dB). Also draws the same requests on the reference,
@@ -66,7 +68,11 @@ impl Args {
             println!("{}", serde_json::to_string_pretty(&c)?);
             return Ok(());
         }
-        println!("{} requests, seeds from {}", c.count, self.seed);
+        let tiers = (a_tier.name(), b_tier.name());
+        println!(
+            "{} requests, seeds from {}, tiers {} and {}",
+            c.count, self.seed, tiers.0, tiers.1
+        );
         println!("  same tokens, decoded by both");
         println!("    mean PSNR           {:>7.2} dB", c.mean_psnr_db);
         println!("    worst image         {:>7.2} dB", c.min_psnr_db);

@@ -8,7 +8,7 @@ use varmint_quant::inspect::groups;
 use varmint_quant::meta::Defaults;
 use varmint_quant::official::var::parse_scales;
 use varmint_quant::quantize::dtype_name;
-use varmint_quant::{Keep, Meta, MoreTier, Options, Report};
+use varmint_quant::{Keep, Meta, MoreDecoder, MoreTier, Options, Report};
 
 use super::Format;
 
@@ -20,7 +20,21 @@ Examples:
     varmint convert --var out/var.safetensors --vae out/vae.safetensors --meta out/meta.json \\
         --numbers f16 -o emoji-64-f16.vmt
   Both in one file, the head left in f16, and a report of what int8 costs:
-    varmint convert --weights weights.safetensors --scales 1,2,3,4 --keep f16:head --report -o m.vmt";
+    varmint convert --weights weights.safetensors --scales 1,2,3,4 --keep f16:head --report -o m.vmt
+  One file for many devices: fewer blocks at late scales, a narrower image decoder, and a second
+  transformer that takes over at scale 4:
+    varmint convert --var var.safetensors --vae vae.safetensors --meta meta.json \\
+        --refiner refiner.safetensors --decoder narrow=narrow.safetensors --first-tier full \\
+        --tier half:blocks=4@3,blocks=2@5 --tier duet:refiner=4,cache=f16 \\
+        --tier micro:blocks=0+2+5+7@2,decoder=narrow,tile=4,strip=2 -o m.vmt
+
+A tier is the first one with other values. Its keys:
+  tile=N, strip=N, guided=SCALES, scratch=BYTES   as the options; the last one is --conv-scratch
+  cache=f32|f16|i8    how keys and values are stored
+  decoder=NAME        an image decoder of --decoder, or full, that of --vae
+  blocks=N@SCALE      from that scale on (counted from 0) only N blocks: evenly, with both ends
+  blocks=0+2+5@SCALE  from that scale on only these. blocks= may be repeated; lists only shrink
+  refiner=SCALE       from that scale on the refiner; a blocks= there or later is about its blocks";
 
 /// Write a .vmt model file from the weights of a VAR model.
 ///
@@ -38,6 +52,14 @@ pub(crate) struct Args {
     /// One file that holds both.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["var", "vae"])]
     weights: Option<PathBuf>,
+    /// Weights of a second transformer, of any depth and width, which tiers may use for late scales. It must
+    /// have the vocabulary, scales and condition tables of the first.
+    #[arg(long, value_name = "FILE")]
+    refiner: Option<PathBuf>,
+    /// A further image decoder of the same latent: post_quant_conv and decoder are read. The name is
+    /// for --tier; may be repeated, up to 3 times.
+    #[arg(long, value_name = "NAME=FILE")]
+    decoder: Vec<MoreDecoder>,
     /// Name, licence, labels, default sampling and schedule, as train/export.py writes them.
     #[arg(long, value_name = "FILE")]
     meta: Option<PathBuf>,
@@ -48,7 +70,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "int8")]
     numbers: Format,
     /// Store tensors of these roles otherwise; may be repeated (example: f16:head,fc2). With a number,
-    /// only in that block or decoder layer (example: i8wide:conv.13).
+    /// only in that block or decoder layer (example: i8wide:conv.13). Of every trunk and decoder.
     #[arg(long, value_name = "STORAGE:ROLE,..")]
     keep: Vec<String>,
     /// The model's name [default: from --meta, else the name of the output file].
@@ -72,7 +94,8 @@ pub(crate) struct Args {
     /// Scale sizes, sides or HxW [default: from --meta, else from the weights].
     #[arg(long, value_name = "1,2,3,4")]
     scales: Option<String>,
-    /// Attention heads, for weights that do not say (no scale_mul_1H11) [default: width / 64].
+    /// Attention heads, for weights that do not say (no scale_mul_1H11); not of the refiner, which has
+    /// width / 64 then [default: width / 64].
     #[arg(long)]
     heads: Option<usize>,
     /// Scales that run with guidance [default: all].
@@ -88,9 +111,12 @@ pub(crate) struct Args {
     /// anyway.
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     conv_scratch: u32,
-    /// A further tier: the first one with other values; may be repeated
+    /// The first tier's name [default: the number format].
+    #[arg(long, value_name = "NAME")]
+    first_tier: Option<String>,
+    /// A further tier, best first: the first one with other values, listed below; may be repeated
     /// (example: small:tile=4,strip=2).
-    #[arg(long, value_name = "NAME:KEY=N,..")]
+    #[arg(long, value_name = "NAME:KEY=VALUE,..")]
     tier: Vec<MoreTier>,
     /// Release number of the model; devices with two slots start the larger one.
     #[arg(long, default_value_t = 0)]
@@ -143,7 +169,8 @@ impl Args {
         (options.heads, options.guided) = (self.heads, self.guided);
         (options.tile, options.strip) = (self.tile, self.strip);
         options.conv_scratch = self.conv_scratch;
-        options.tiers = self.tier.clone();
+        (options.refiner, options.decoders) = (self.refiner.clone(), self.decoder.clone());
+        (options.first_tier, options.tiers) = (self.first_tier.clone(), self.tier.clone());
         (options.sequence, options.measure) = (self.sequence, self.report);
         Ok(options)
     }

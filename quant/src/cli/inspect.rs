@@ -88,6 +88,14 @@ fn print(s: &Summary) {
         );
         println!("    trunk   {}", row(&|k| t.trunks[k].to_string()));
         println!("    blocks  {}", row(&|k| t.blocks[k].to_string()));
+        for (k, active) in t.active.iter().enumerate() {
+            let all = active.len() == s.trunks[t.trunks[k]].depth as usize;
+            let same = k > 0 && (t.trunks[k - 1], &t.active[k - 1]) == (t.trunks[k], active);
+            if !all && !same {
+                let list: Vec<String> = active.iter().map(u32::to_string).collect();
+                println!("            only {} from scale {k} on", list.join("+"));
+            }
+        }
     }
     println!();
     super::print_groups(&s.groups, s.file_bytes);

@@ -96,7 +96,7 @@ fn print_groups(groups: &[varmint_quant::inspect::GroupInfo], file_bytes: u64) {
     println!("  {:<18} {:>8} {:>12} {:>12} {:>6}", "bytes", "tensors", "values", "size", "%");
     let percent = |n: u64| 100.0 * n as f64 / file_bytes.max(1) as f64;
     for g in groups {
-        let (name, size) = (g.group, bytes(g.bytes));
+        let (name, size) = (&g.group, bytes(g.bytes));
         let p = percent(g.bytes);
         println!("  {name:<18} {:>8} {:>12} {size:>12} {p:>6.1}", g.tensors, g.values);
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 use varmint::{Model, Plan};
 use varmint_quant::Mapped;
+use varmint_quant::inspect::blocks_line;
 
 use super::board::Boards;
 
@@ -54,10 +55,13 @@ impl Args {
             Some(name) => vec![super::tier(&model, Some(name))?],
             None => model.tiers().collect(),
         };
-        let mut plans = Vec::new();
+        // A tier that cannot be planned does not hide the others.
+        let (mut plans, mut failed) = (Vec::new(), Vec::new());
         for tier in tiers {
-            let plan = Plan::new(&model.shape, &tier);
-            plans.push(plan.with_context(|| format!("tier {}", tier.name()))?);
+            match Plan::new(&model.shape, &tier) {
+                Ok(plan) => plans.push(plan),
+                Err(e) => failed.push(format!("tier {}: {e}", tier.name())),
+            }
         }
         let file_bytes = model.file_bytes() as u64;
         if self.json {
@@ -78,8 +82,8 @@ impl Args {
                 print(&model, plan)?;
             }
         }
-        if let Some(boards) = self.board {
-            return boards.check(&plans, file_bytes);
+        if let Some(Err(e)) = self.board.map(|boards| boards.check(&plans, file_bytes)) {
+            failed.push(e.to_string());
         }
         let budget = self.budget.unwrap_or(usize::MAX);
         let short: Vec<String> = plans
@@ -91,7 +95,10 @@ impl Args {
             })
             .collect();
         if !short.is_empty() {
-            bail!("over the budget of {budget} bytes: {}", short.join("; "));
+            failed.push(format!("over the budget of {budget} bytes: {}", short.join("; ")));
+        }
+        if !failed.is_empty() {
+            bail!("{}", failed.join("; "));
         }
         Ok(())
     }
@@ -99,10 +106,13 @@ impl Args {
 
 fn print(model: &Model<'_>, plan: &Plan) -> anyhow::Result<()> {
     let exact = |n: usize| format!("{n} bytes ({})", super::bytes(n as u64));
-    println!("tier {}", plan.tier.name());
+    let tier = &plan.tier;
+    println!("tier {}", tier.name());
+    println!("  blocks        {}", blocks_line(tier, model.shape.config.n_scales()));
+    println!("  decoder       {} of {}", tier.decoder, model.shape.n_decoders());
     println!("  arena         {}", exact(plan.bytes()));
-    println!("  lower bound   {}", exact(plan.floor()));
     println!("  of it, cache  {}", exact(plan.cache_bytes()));
+    println!("  lower bound   {}", exact(plan.floor()));
     println!("  weights       {}", exact(model.file_bytes()));
     println!("  work          {:.2} million MACs per image", plan.total_macs() as f64 / 1e6);
     println!("  largest step  {:.2} million MACs", plan.max_step_macs() as f64 / 1e6);

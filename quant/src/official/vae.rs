@@ -1,14 +1,13 @@
 //! The VQVAE: configuration and keys of what generation needs (codebook, phi convolutions, decoder).
 //!
 //! ```text
-//! quantize.embedding [V, Cvae] → quantize.quant_resi (phi) → post_quant_conv → decoder.conv_in
-//! → mid.block_1 → mid.attn_1 → mid.block_2 → up.{n-1} → .. → up.0 → norm_out → conv_out → RGB
-//! up.{i} = block.{0..} (attn.{0..} at the lowest resolution), then upsample.conv if i > 0
+//! quantize.embedding [V, Cvae] → quantize.quant_resi (phi) → latent → the image decoder
 //! ```
 //!
-//! Level 0 has the full resolution; levels run from the highest number down. Encoder, `quant_conv` and the usage counts
-//! `ema_vocab_hit_SV` are not needed.
+//! The decoder has a module of its own, [`super::decoder`]: a file may have more than one. Encoder, `quant_conv` and the
+//! usage counts `ema_vocab_hit_SV` are not needed.
 
+use super::decoder::{DecoderConfig, Keys};
 use super::{OfficialError, StateDict};
 
 /// The key by which a VQVAE is found.
@@ -16,9 +15,6 @@ pub(super) const ANCHOR: &str = "quantize.embedding.weight";
 
 /// Where every key is either used or named as not needed.
 const MODULES: [&str; 3] = ["quantize.", "post_quant_conv.", "decoder."];
-
-/// Resolutions of a decoder; each doubles the size.
-const MAX_LEVELS: usize = 16;
 
 /// Which scales share which phi convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,18 +40,8 @@ pub struct VaeConfig {
     pub phi: Phi,
     /// How many there are.
     pub num_phi: usize,
-    /// Channels of `conv_in` and the middle.
-    pub mid_width: usize,
-    /// Is there a `mid.attn_1`?
-    pub mid_attention: bool,
-    /// Channels of each level, level 0 (full resolution) first.
-    pub widths: Vec<usize>,
-    /// Residual blocks of each level.
-    pub blocks: Vec<usize>,
-    /// Which levels have an attention block after every residual block.
-    pub attention: Vec<bool>,
-    /// Channels of the image, 3.
-    pub out_channels: usize,
+    /// Its image decoder.
+    pub decoder: DecoderConfig,
     /// Is the encoder stored too?
     pub has_encoder: bool,
 }
@@ -64,22 +50,6 @@ impl VaeConfig {
     /// Infers the configuration, then checks every needed key against it.
     pub fn infer(dict: &StateDict<'_>) -> Result<Self, OfficialError> {
         let [vocab, cvae] = dict.dims(ANCHOR, "[V, Cvae]")?;
-        let [mid_width, _, _, _] = dict.dims("decoder.conv_in.weight", "[width, Cvae, 3, 3]")?;
-        let [out_channels, _, _, _] = dict.dims("decoder.conv_out.weight", "[3, width, 3, 3]")?;
-        let levels = dict.count("decoder.up.");
-        if !(1..=MAX_LEVELS).contains(&levels) {
-            return Err(dict.config(format!(
-                "the decoder has {levels} levels `decoder.up.*`; 1 to {MAX_LEVELS} are possible"
-            )));
-        }
-        let (mut widths, mut blocks, mut attention) = (Vec::new(), Vec::new(), Vec::new());
-        for i in 0..levels {
-            let key = format!("decoder.up.{i}.block.0.conv1.weight");
-            let [width, _, _, _] = dict.dims(&key, "[width, width above, 3, 3]")?;
-            widths.push(width);
-            blocks.push(dict.count(&format!("decoder.up.{i}.block.")));
-            attention.push(dict.count(&format!("decoder.up.{i}.attn.")) > 0);
-        }
         let (phi, num_phi) = if dict.contains("quantize.quant_resi.qresi.weight") {
             (Phi::One, 1)
         } else {
@@ -95,12 +65,7 @@ impl VaeConfig {
             cvae,
             phi,
             num_phi,
-            mid_width,
-            mid_attention: dict.contains("decoder.mid.attn_1.qkv.weight"),
-            widths,
-            blocks,
-            attention,
-            out_channels,
+            decoder: DecoderConfig::read(dict, cvae)?,
             has_encoder: dict.contains("encoder.conv_in.weight"),
         };
         dict.check_all(&config.keys(), &MODULES, &["quantize.ema_vocab_hit_SV"])?;
@@ -116,78 +81,13 @@ impl VaeConfig {
         }
     }
 
-    /// The residual blocks in order of execution: key, channels in, channels out.
-    pub fn residual_blocks(&self) -> Vec<(String, usize, usize)> {
-        let mut width = self.mid_width;
-        let mut list: Vec<_> =
-            (1..=2).map(|i| (format!("decoder.mid.block_{i}"), width, width)).collect();
-        for i in (0..self.widths.len()).rev() {
-            for j in 0..self.blocks[i] {
-                list.push((format!("decoder.up.{i}.block.{j}"), width, self.widths[i]));
-                width = self.widths[i];
-            }
-        }
-        list
-    }
-
-    /// The attention blocks in order of execution: key, channels.
-    pub fn attention_blocks(&self) -> Vec<(String, usize)> {
-        let mut list = Vec::new();
-        if self.mid_attention {
-            list.push(("decoder.mid.attn_1".to_owned(), self.mid_width));
-        }
-        for i in (0..self.widths.len()).rev().filter(|&i| self.attention[i]) {
-            list.extend(
-                (0..self.blocks[i]).map(|j| (format!("decoder.up.{i}.attn.{j}"), self.widths[i])),
-            );
-        }
-        list
-    }
-
     /// Every key that generation needs, with its shape.
     pub fn keys(&self) -> Vec<(String, Vec<usize>)> {
         let mut keys = Keys(vec![(ANCHOR.into(), vec![self.vocab, self.cvae])]);
         for i in 0..self.num_phi {
             keys.conv(self.phi_key(i), self.cvae, self.cvae, 3);
         }
-        keys.conv("post_quant_conv", self.cvae, self.cvae, 3);
-        keys.conv("decoder.conv_in", self.mid_width, self.cvae, 3);
-        for (name, from, to) in self.residual_blocks() {
-            keys.pair(format!("{name}.norm1"), vec![from], from);
-            keys.conv(format!("{name}.conv1"), to, from, 3);
-            keys.pair(format!("{name}.norm2"), vec![to], to);
-            keys.conv(format!("{name}.conv2"), to, to, 3);
-            if from != to {
-                keys.conv(format!("{name}.nin_shortcut"), to, from, 1);
-            }
-        }
-        for (name, width) in self.attention_blocks() {
-            keys.pair(format!("{name}.norm"), vec![width], width);
-            keys.conv(format!("{name}.qkv"), 3 * width, width, 1);
-            keys.conv(format!("{name}.proj_out"), width, width, 1);
-        }
-        for (i, &width) in self.widths.iter().enumerate().skip(1) {
-            keys.conv(format!("decoder.up.{i}.upsample.conv"), width, width, 3);
-        }
-        let width = self.widths.first().copied().unwrap_or(self.mid_width);
-        keys.pair("decoder.norm_out", vec![width], width);
-        keys.conv("decoder.conv_out", self.out_channels, width, 3);
+        keys.0.extend(self.decoder.keys());
         keys.0
-    }
-}
-
-/// A list of keys and shapes in the making.
-struct Keys(Vec<(String, Vec<usize>)>);
-
-impl Keys {
-    /// `name.weight` of `shape` and `name.bias` of `[bias]`.
-    fn pair(&mut self, name: impl AsRef<str>, shape: Vec<usize>, bias: usize) {
-        let name = name.as_ref();
-        self.0.push((format!("{name}.weight"), shape));
-        self.0.push((format!("{name}.bias"), vec![bias]));
-    }
-
-    fn conv(&mut self, name: impl AsRef<str>, out: usize, inputs: usize, side: usize) {
-        self.pair(name, vec![out, inputs, side, side], out);
     }
 }

@@ -53,3 +53,17 @@ pub fn find(files: &[Checkpoint]) -> Result<(VarConfig, VaeConfig), String> {
         Err(e) => Err(e.to_string()),
     }
 }
+
+/// Numbers that look random, in tensors of these names and shapes.
+pub fn random(keys: &[(String, Vec<usize>)], seed: u32) -> Tensors {
+    let mut state = seed;
+    let mut number = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let mut tensor = |(key, shape): &(String, Vec<usize>)| {
+        let bytes = (0..shape.iter().product()).flat_map(|_: usize| (0.1 * number()).to_le_bytes());
+        (key.clone(), (Dtype::F32, shape.clone(), bytes.collect()))
+    };
+    keys.iter().map(&mut tensor).collect()
+}

@@ -1,0 +1,192 @@
+//! From official weights and options to what a file says besides its tensors; what the format has no
+//! place for is refused here.
+
+use std::path::Path;
+
+use varmint_core::config::GROUPS;
+use varmint_core::{Sampling, Trunk};
+
+use crate::convert::Options;
+use crate::description::{DecoderSizes, Description, Table, TierRow};
+use crate::error::Error;
+use crate::meta::{Defaults, Meta};
+use crate::official::{DecoderConfig, Official, StateDict, VarConfig};
+use crate::schedule::schedule;
+use crate::tiers::all_blocks;
+
+/// The licence of a model whose source names none.
+const UNKNOWN_LICENCE: &str = "unknown: see the checkpoint's source";
+
+/// The name of the VQVAE's image decoder.
+const FULL: &str = "full";
+
+/// Everything that the file will say besides its tensors.
+pub(crate) fn describe(
+    official: &Official<'_>,
+    options: &Options,
+    meta: &Meta,
+    out: &Path,
+) -> Result<Description, Error> {
+    let (var, vae) = (&official.var_config, &official.vae_config);
+    let sizes = var.scales.as_ref().ok_or_else(|| {
+        Error::Option(format!(
+            "the weights do not say how {} tokens are {} scales: give --scales (example: --scales 1,2,3,4)",
+            var.tokens, var.num_scales
+        ))
+    })?;
+    let scale = |&(h, w): &(usize, usize)| Ok((small("scale", h)?, small("scale", w)?));
+    let sizes = sizes.iter().map(scale).collect::<Result<Vec<(u16, u16)>, Error>>()?;
+    // Without phi, one that changes nothing stands for it.
+    let n_phi = vae.num_phi.max(1);
+    let stem = || out.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
+    let sampling = options.sampling.or(meta.defaults);
+    if let Some(preview) = &meta.preview {
+        preview.check(var.cvae)?;
+    }
+    let guided = options.guided.unwrap_or(sizes.len());
+    if guided > sizes.len() {
+        let m = format!("--guided {guided}: the model has {} scales", sizes.len());
+        return Err(Error::Option(m));
+    }
+    let trunks = official.trunks().map(|(_, var)| trunk(var)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Description {
+        sequence: options.sequence,
+        name: options.name.clone().or_else(|| meta.name.clone()).unwrap_or_else(stem),
+        licence: (options.licence.clone())
+            .or_else(|| meta.licence.clone())
+            .unwrap_or_else(|| UNKNOWN_LICENCE.to_owned()),
+        vocab: var.vocab as u32,
+        cvae: var.cvae as u32,
+        n_phi: n_phi as u32,
+        sampling: sampling_of(sampling)?,
+        scales: schedule(&sizes, n_phi),
+        tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
+        tiers: tiers(options, &trunks, sizes.len(), guided)?,
+        trunks,
+        decoders: official.decoders().map(decoder).collect::<Result<_, _>>()?,
+    })
+}
+
+fn small<T: TryFrom<usize>>(what: &str, n: usize) -> Result<T, Error> {
+    T::try_from(n).map_err(|_| Error::Option(format!("{what} {n} is too large for the format")))
+}
+
+/// The defaults of a model that says nothing: those of the official figures.
+fn sampling_of(d: Defaults) -> Result<Sampling, Error> {
+    let s = Sampling {
+        guidance: d.guidance.unwrap_or(1.5),
+        top_k: d.top_k.unwrap_or(900),
+        top_p: d.top_p.unwrap_or(0.96),
+        temperature: d.temperature.unwrap_or(1.0),
+    };
+    if s.is_valid() {
+        return Ok(s);
+    }
+    Err(Error::Option(format!(
+        "sampling: guidance {} must be finite, temperature {} above 0, top-p {} between 0 and 1",
+        s.guidance, s.temperature, s.top_p
+    )))
+}
+
+/// `class_emb.weight` is the table `class`.
+fn table(key: &str, rows: usize, meta: &Meta) -> Table {
+    let name = key.split('_').next().unwrap_or(key).to_owned();
+    let labels = meta.labels.get(&name).cloned().unwrap_or_default();
+    Table { name, rows, labels }
+}
+
+fn trunk(var: &VarConfig) -> Result<Trunk, Error> {
+    if var.heads == 0 || !var.width.is_multiple_of(var.heads) {
+        let m = format!("{} heads do not divide the width {}", var.heads, var.width);
+        return Err(Error::Option(m));
+    }
+    Ok(Trunk {
+        depth: var.depth as u32,
+        width: var.width as u32,
+        heads: var.heads as u32,
+        hidden: var.mlp_hidden as u32,
+        shared_aln: var.shared_aln,
+        l2_norm: var.attn_l2_norm,
+        act: 4,
+        wide_heads: [0; varmint_core::config::MAX_DEPTH],
+    })
+}
+
+/// A decoder, if it is one that the format can describe.
+fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSizes, Error> {
+    let refuse = |what: &str, expected: String, found: String| {
+        Err(Error::mismatch(format!("{}: {what}", weights.place()), expected, found))
+    };
+    let blocks = d.blocks.first().copied().unwrap_or(0);
+    let top = d.widths.last().copied().unwrap_or(0);
+    if d.blocks.iter().any(|b| *b != blocks) {
+        let found = format!("{:?}", d.blocks);
+        return refuse("residual blocks per level", "the same number on every level".into(), found);
+    }
+    if !d.mid_attention {
+        return refuse("decoder.mid.attn_1", "attention in the middle".into(), "none".into());
+    }
+    if d.mid_width != top {
+        return refuse("width of decoder.conv_in", top.to_string(), d.mid_width.to_string());
+    }
+    if d.out_channels != 3 {
+        return refuse("channels of decoder.conv_out", "3".into(), d.out_channels.to_string());
+    }
+    let uneven = |w: &usize| !w.is_multiple_of(if *w < GROUPS { 8 } else { GROUPS });
+    if let Some(i) = d.widths.iter().position(uneven) {
+        let expected =
+            format!("8, 16, 24 or a multiple of {GROUPS}: its norms have {GROUPS} groups at most");
+        let found = d.widths[i].to_string();
+        return refuse(&format!("channels of decoder.up.{i}"), expected, found);
+    }
+    let width = |w: &usize| small("decoder width", *w);
+    let bit = |(i, on): (usize, &bool)| if *on { 1u32 << i } else { 0 };
+    Ok(DecoderSizes {
+        widths: d.widths.iter().map(width).collect::<Result<_, _>>()?,
+        blocks: blocks as u32,
+        attention: d.attention.iter().enumerate().map(bit).sum(),
+        act: 4,
+    })
+}
+
+/// The tiers of a fresh file: every block at every scale, then those that were asked for.
+fn tiers(
+    options: &Options,
+    trunks: &[Trunk],
+    n_scales: usize,
+    guided: usize,
+) -> Result<Vec<TierRow>, Error> {
+    let (cache, maps) = options.numbers.stores();
+    let depth = trunks.first().map_or(0, |t| t.depth);
+    let mut all = vec![TierRow {
+        name: options.first_tier.clone().unwrap_or_else(|| options.numbers.name().to_owned()),
+        scales: vec![(0, all_blocks(depth)); n_scales],
+        cache,
+        maps,
+        guided: guided as u8,
+        decoder: 0,
+        tile: options.tile,
+        strip: options.strip,
+        conv_scratch: options.conv_scratch,
+        keep: varmint_core::Keep::ALL,
+    }];
+    let mut decoders = vec![FULL.to_owned()];
+    decoders.extend(options.decoders.iter().map(|d| d.name.clone()));
+    let twice = |what: &str, name: &str| {
+        Error::Option(format!(
+            "{what} `{name}`: there is one of that name already; give it another"
+        ))
+    };
+    for (i, name) in decoders.iter().enumerate() {
+        if decoders[..i].contains(name) {
+            return Err(twice("image decoder", name));
+        }
+    }
+    for tier in &options.tiers {
+        if all.iter().any(|t| t.name == tier.name) {
+            return Err(twice("tier", &tier.name));
+        }
+        all.push(tier.row(&all[0], trunks, &decoders)?);
+    }
+    Ok(all)
+}
