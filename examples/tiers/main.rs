@@ -168,8 +168,8 @@ fn request<'r>(model: &Model<'_>, args: &Args) -> Result<Request<'r>> {
     request.labels[1] = label(1, &args.style)?;
     if args.class.is_none() && args.style.is_none() {
         // What the built-in model draws well.
-        request.labels[0] = model.find_label(0, "penguin").map(|row| row as u32);
-        request.labels[1] = model.find_label(1, "twemoji").map(|row| row as u32);
+        request.labels[0] = model.find_label(0, "automobile").map(|row| row as u32);
+        request.labels[1] = model.find_label(1, "fluent-flat").map(|row| row as u32);
     }
     Ok(request)
 }

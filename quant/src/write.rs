@@ -67,10 +67,10 @@ pub fn write(
     out.finish()
 }
 
-/// Without a tensor at hand: the description as [`write`] would store it, and the length of the file.
+/// Without a tensor at hand: the description as [`write()`] would store it, and the length of the file.
 ///
 /// # Errors
-/// As [`write`], of the description and `dtype`.
+/// As [`write()`], of the description and `dtype`.
 pub fn measure(
     description: &Description,
     mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
