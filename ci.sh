@@ -79,6 +79,7 @@ train() { # the PyTorch side against the same goldens
 pictures() { # the README's first command, end to end
     cargo run --release --example jetson_gen -- --out target/sheet.png
     cargo run --release --example jetson_gen -- --model fixtures/emoji-micro.vmt --class 'red heart' --out target/micro.png
+    cargo run --release --example tiers -- --out target/tiers.png
     if cargo run -q --release --example jetson_gen -- --class 'red hart' --out target/none.png; then
         echo "a wrong name was accepted" >&2
         exit 1

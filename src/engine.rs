@@ -1,7 +1,7 @@
 //! The std owner of a run: plan, arena, CPU.
 
 use varmint_core::{
-    Error, Generator, Host, Model, Plan, Progress, Request, Rows, ScaleView, Step, Tier,
+    Budget, Error, Generator, Host, Model, Plan, Progress, Request, Rows, ScaleView, Step, Tier,
 };
 use varmint_cpu::Cpu;
 
@@ -18,7 +18,19 @@ pub enum Event<'e> {
     Rows(&'e Rows<'e>),
 }
 
-/// Makes images in an arena that is allocated once.
+/// Makes images in an arena that is allocated once and never grows. Between two images the tier may
+/// change, to any that fits: nothing is allocated or moved for that.
+///
+/// ```no_run
+/// # use varmint::{Budget, Engine, Model, Request};
+/// # fn show(model: &Model<'_>) -> Result<(), varmint::Error> {
+/// let mut engine = Engine::with_arena(model, 1 << 20)?; // the best tier that fits 1 MiB
+/// let image = engine.generate(Request::new(model))?;
+/// engine.set_tier(&model.best_tier(Budget::ram(300 << 10))?)?; // memory is short now
+/// let smaller = engine.generate(Request::new(model))?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Engine<'m> {
     model: &'m Model<'m>,
@@ -28,15 +40,40 @@ pub struct Engine<'m> {
 }
 
 impl<'m> Engine<'m> {
-    /// Plans the tier and allocates its arena.
+    /// An arena of exactly the bytes of this tier. Tiers that need no more can replace it later.
     ///
     /// # Errors
     /// As [`Plan::new`].
     pub fn new(model: &'m Model<'m>, tier: &Tier) -> Result<Self, Error> {
         let plan = Plan::new(&model.shape, tier)?;
+        Self::allocate(model, plan, plan.bytes())
+    }
+
+    /// An arena of at most so many bytes, and the best tier that fits in it.
+    ///
+    /// # Errors
+    /// As [`Model::best_tier`].
+    pub fn with_arena(model: &'m Model<'m>, bytes: usize) -> Result<Self, Error> {
+        let tier = model.best_tier(Budget::ram(bytes))?;
+        Self::allocate(model, Plan::new(&model.shape, &tier)?, bytes)
+    }
+
+    fn allocate(model: &'m Model<'m>, plan: Plan, bytes: usize) -> Result<Self, Error> {
         plan.verify()?;
-        let arena = vec![0; plan.bytes().div_ceil(16)];
-        Ok(Self { model, plan, arena, cpu: Cpu::detect() })
+        // A plan's bytes are a multiple of 16: what is cut off here, no plan can use.
+        Ok(Self { model, plan, arena: vec![0; bytes / 16], cpu: Cpu::detect() })
+    }
+
+    /// Makes the next images in another tier, in the same arena.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; [`Error::ArenaTooSmall`] with need and got. The tier then stays as it was.
+    pub fn set_tier(&mut self, tier: &Tier) -> Result<(), Error> {
+        let plan = Plan::new(&self.model.shape, tier)?;
+        plan.verify()?;
+        Budget::ram(self.arena.len() * 16).check(&plan)?;
+        self.plan = plan;
+        Ok(())
     }
 
     /// Uses another instruction set.
@@ -49,7 +86,7 @@ impl<'m> Engine<'m> {
         self.cpu
     }
 
-    /// The plan.
+    /// The plan of the current tier.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

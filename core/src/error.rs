@@ -76,6 +76,13 @@ pub enum Error {
     },
     /// 205: the tier asks for something this build cannot run (two weight sets in one image).
     Unsupported,
+    /// 206: no tier does its work in what the budget allows.
+    TooMuchWork {
+        /// Multiply-accumulates needed, of a step or of an image.
+        need: u64,
+        /// Multiply-accumulates allowed.
+        got: u64,
+    },
     /// 301: the arena is too small.
     ArenaTooSmall {
         /// Bytes the plan needs.
@@ -108,6 +115,7 @@ impl Error {
             Self::BadSampling => 203,
             Self::BadTokens { .. } => 204,
             Self::Unsupported => 205,
+            Self::TooMuchWork { .. } => 206,
             Self::ArenaTooSmall { .. } => 301,
             Self::ArenaMisaligned { .. } => 302,
             Self::PlanTooLarge => 303,
@@ -165,6 +173,11 @@ impl fmt::Display for Error {
                 "{need} tokens below the vocabulary size are needed; the count or position {got} is wrong"
             ),
             Self::Unsupported => f.write_str("this build cannot run that tier"),
+            Self::TooMuchWork { need, got } => write!(
+                f,
+                "{got} multiply-accumulates are allowed and {need} are needed: {} more",
+                need.saturating_sub(got)
+            ),
             Self::ArenaTooSmall { need, got } => {
                 write!(
                     f,

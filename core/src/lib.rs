@@ -11,6 +11,7 @@
 //! request, host                   what to make; the backend over disjoint slices of the caller's memory
 //! block, latent, sample, maps, decode   the stages of a run, on a host
 //! generator                       the loop: one bounded step per call
+//! budget                          which tier fits what a device has
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ compile_error!("model files are little-endian and read in place");
 extern crate std;
 
 mod block;
+pub mod budget;
 mod bytes;
 mod cache;
 pub mod config;
@@ -47,6 +49,7 @@ pub mod stage;
 pub mod tensor;
 pub mod tier;
 
+pub use budget::Budget;
 pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
 pub use error::{Error, Fault};
 pub use generator::{Generator, Progress, Rows, ScaleView, Step};

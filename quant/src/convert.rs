@@ -215,7 +215,7 @@ fn key(origin: &Origin, spec: &Spec) -> String {
 
 /// Whether a decoder convolution stands at the decoder's rim: the two that see the latent, the last
 /// residual block and the one that makes the pixels.
-fn is_edge(shape: &Shape, spec: &Spec) -> bool {
+pub(crate) fn is_edge(shape: &Shape, spec: &Spec) -> bool {
     let d = shape.decoder(spec.set);
     let (layer, _) = d.layer(shape.config.cvae as usize, spec.index);
     let rim = match layer {

@@ -6,7 +6,7 @@ use varmint_core::config::{
 };
 use varmint_core::file::{ALIGN, Container, HEADER_BYTES, MAGIC, SECTION_BYTES, SECTIONS, VERSION};
 use varmint_core::tier::TIER_BYTES;
-use varmint_core::{Keep, Sampling, Scale, Shape, Store, Trunk};
+use varmint_core::{Keep, Plan, Sampling, Scale, Shape, Store, Trunk};
 
 use crate::error::Error;
 
@@ -121,12 +121,23 @@ impl Description {
     /// [`Error::Option`] when something has no place in the format, [`Error::Shape`] when the core
     /// refuses a number.
     pub fn shape(&self) -> Result<Shape, Error> {
+        let file = self.without_tensors()?;
+        Container::parse(&file).and_then(|c| c.shape()).map_err(Error::Shape)
+    }
+
+    /// The plan of tier `tier`: memory and work are known without a weight.
+    ///
+    /// # Errors
+    /// As [`Description::shape`], and [`Error::Shape`] for a tier that the core refuses.
+    pub fn plan(&self, tier: usize) -> Result<Plan, Error> {
+        Plan::of_file(&self.without_tensors()?, tier).map_err(Error::Shape)
+    }
+
+    /// The file with its last two sections empty.
+    fn without_tensors(&self) -> Result<Vec<u8>, Error> {
         let mut sections = self.sections()?;
         sections.push(Vec::new());
-        let (mut file, _) = head(self.sequence, &sections, 0);
-        let len = file.len() as u64;
-        file[16..24].copy_from_slice(&len.to_le_bytes());
-        Container::parse(&file).and_then(|c| c.shape()).map_err(Error::Shape)
+        Ok(head(self.sequence, &sections, 0).0)
     }
 
     /// The first five sections: config, trunks, decoders, tiers, text.

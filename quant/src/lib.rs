@@ -19,12 +19,15 @@
 //! batch        many images on many threads; lists of requests, files of tokens
 //! synth        models of random weights, for benchmarks
 //! compare      a model against another one on the same tokens
+//! published    what the published models need, without their weights
+//! boards       what boards have
 //! ```
 //!
 //! Reading and running models is `varmint_core`; it accepts or refuses every file that is written
 //! here before the file gets its name.
 
 pub mod batch;
+pub mod boards;
 pub mod checkpoint;
 pub mod compare;
 pub mod convert;
@@ -39,6 +42,7 @@ pub mod meta;
 pub mod numbers;
 pub mod official;
 mod origin;
+pub mod published;
 pub mod quantize;
 pub mod schedule;
 pub mod synth;

@@ -18,6 +18,8 @@ use crate::write::write;
 pub struct Shape {
     /// Blocks; the width is 64 times that, in as many heads.
     pub depth: u32,
+    /// One AdaLN projection for all blocks.
+    pub shared_aln: bool,
     /// Sides of the scales.
     pub scales: Vec<u16>,
     /// Codebook entries.
@@ -34,11 +36,69 @@ impl Default for Shape {
     fn default() -> Self {
         Self {
             depth: 16,
+            shared_aln: false,
             scales: vec![1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
             vocab: 4096,
             cvae: 32,
             channels: 160,
             classes: 1001,
+        }
+    }
+}
+
+impl Shape {
+    /// The tier that runs everything, named after its numbers.
+    pub fn full_tier(&self, numbers: Numbers) -> TierRow {
+        let (cache, maps) = numbers.stores();
+        TierRow {
+            name: numbers.name().to_owned(),
+            scales: vec![(0, all_blocks(self.depth)); self.scales.len()],
+            cache,
+            maps,
+            guided: self.scales.len() as u8,
+            decoder: 0,
+            tile: 128,
+            strip: 8,
+            conv_scratch: 0,
+            keep: varmint_core::Keep::ALL,
+        }
+    }
+
+    /// A model of this shape with these tiers, its weights aside.
+    pub fn describe(&self, name: &str, tiers: Vec<TierRow>) -> Description {
+        let sizes: Vec<_> = self.scales.iter().map(|&s| (s, s)).collect();
+        let width = 64 * self.depth;
+        Description {
+            sequence: 0,
+            name: name.to_owned(),
+            licence: "random numbers".to_owned(),
+            vocab: self.vocab,
+            cvae: self.cvae,
+            n_phi: 4,
+            sampling: Sampling { guidance: 1.5, top_k: 900, top_p: 0.96, temperature: 1.0 },
+            scales: schedule(&sizes, 4),
+            tables: vec![Table {
+                name: "class".to_owned(),
+                rows: self.classes,
+                labels: Vec::new(),
+            }],
+            trunks: vec![Trunk {
+                depth: self.depth,
+                width,
+                heads: self.depth,
+                hidden: 4 * width,
+                shared_aln: self.shared_aln,
+                l2_norm: true,
+                act: 4,
+                wide_heads: [0; varmint_core::config::MAX_DEPTH],
+            }],
+            decoders: vec![DecoderSizes {
+                widths: [1, 1, 2, 2, 4].map(|m| m * self.channels).to_vec(),
+                blocks: 3,
+                attention: 1 << 4,
+                act: 4,
+            }],
+            tiers,
         }
     }
 }
@@ -53,48 +113,8 @@ pub fn synth(
     numbers: Numbers,
     (tile, strip): (u16, u16),
 ) -> Result<u64, Error> {
-    let sizes: Vec<_> = shape.scales.iter().map(|&s| (s, s)).collect();
-    let (cache, maps) = numbers.stores();
-    let width = 64 * shape.depth;
-    let description = Description {
-        sequence: 0,
-        name: format!("random-d{}", shape.depth),
-        licence: "random numbers".to_owned(),
-        vocab: shape.vocab,
-        cvae: shape.cvae,
-        n_phi: 4,
-        sampling: Sampling { guidance: 1.5, top_k: 900, top_p: 0.96, temperature: 1.0 },
-        scales: schedule(&sizes, 4),
-        tables: vec![Table { name: "class".to_owned(), rows: shape.classes, labels: Vec::new() }],
-        trunks: vec![Trunk {
-            depth: shape.depth,
-            width,
-            heads: shape.depth,
-            hidden: 4 * width,
-            shared_aln: false,
-            l2_norm: true,
-            act: 4,
-            wide_heads: [0; varmint_core::config::MAX_DEPTH],
-        }],
-        decoders: vec![DecoderSizes {
-            widths: [1, 1, 2, 2, 4].map(|m| m * shape.channels).to_vec(),
-            blocks: 3,
-            attention: 1 << 4,
-            act: 4,
-        }],
-        tiers: vec![TierRow {
-            name: numbers.name().to_owned(),
-            scales: vec![(0, all_blocks(shape.depth)); sizes.len()],
-            cache,
-            maps,
-            guided: sizes.len() as u8,
-            decoder: 0,
-            tile,
-            strip,
-            conv_scratch: 0,
-            keep: varmint_core::Keep::ALL,
-        }],
-    };
+    let tier = TierRow { tile, strip, ..shape.full_tier(numbers) };
+    let description = shape.describe(&format!("random-d{}", shape.depth), vec![tier]);
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     write(
         path,

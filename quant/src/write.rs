@@ -45,15 +45,7 @@ pub fn write(
     mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
     mut tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
 ) -> Result<u64, Error> {
-    let mut description = description.clone();
-    let specs = specs(&description.shape()?);
-    let dtypes = specs.iter().map(&mut dtype).collect::<Result<Vec<_>, _>>()?;
-    set_act(&mut description, &specs, &dtypes);
-    let (directory, data_len) = directory(&description, &specs, &dtypes)?;
-    let mut sections = description.sections()?;
-    sections.push(directory);
-    let (head, _) = head(description.sequence, &sections, data_len);
-
+    let Layout { specs, dtypes, head, .. } = layout(description, &mut dtype)?;
     let mut out = Output::create(path)?;
     out.put(&head)?;
     for (i, (spec, dtype)) in specs.iter().zip(&dtypes).enumerate() {
@@ -73,6 +65,42 @@ pub fn write(
         }
     }
     out.finish()
+}
+
+/// Without a tensor at hand: the description as [`write()`] would store it, and the length of the file.
+///
+/// # Errors
+/// As [`write()`], of the description and `dtype`.
+pub fn measure(
+    description: &Description,
+    mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
+) -> Result<(Description, u64), Error> {
+    let layout = layout(description, &mut dtype)?;
+    Ok((layout.description, layout.head.len() as u64 + layout.data_len))
+}
+
+/// Everything of a file but its tensors.
+struct Layout {
+    description: Description,
+    specs: Vec<Spec>,
+    dtypes: Vec<Dtype>,
+    head: Vec<u8>,
+    data_len: u64,
+}
+
+fn layout(
+    description: &Description,
+    dtype: &mut dyn FnMut(&Spec) -> Result<Dtype, Error>,
+) -> Result<Layout, Error> {
+    let mut description = description.clone();
+    let specs = specs(&description.shape()?);
+    let dtypes = specs.iter().map(dtype).collect::<Result<Vec<_>, _>>()?;
+    set_act(&mut description, &specs, &dtypes);
+    let (directory, data_len) = directory(&description, &specs, &dtypes)?;
+    let mut sections = description.sections()?;
+    sections.push(directory);
+    let (head, _) = head(description.sequence, &sections, data_len);
+    Ok(Layout { description, specs, dtypes, head, data_len })
 }
 
 /// The widest input that a weight of each trunk and decoder reads. Word embedding and phi read

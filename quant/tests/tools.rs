@@ -77,6 +77,30 @@ fn plan() {
 }
 
 #[test]
+fn plan_for_boards() {
+    let file = tiny("boards", Numbers::Int8);
+    let shown = good(&["plan", str(&file), "--board", "all"]);
+    for part in ["int8", "cortex-m-256k", "agx-orin-64g", "fits"] {
+        assert!(shown.contains(part), "no {part:?} in\n{shown}");
+    }
+    good(&["plan", str(&file), "--board", "cortex-m-256k", "--tier", "int8"]);
+    let json = good(&["plan", str(&file), "--board", "cortex-m-256k", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["boards"][0]["fits"], true);
+
+    // One of several tiers is enough, unless one is named.
+    let micro = fixture("emoji-micro.vmt");
+    let on = ["plan", str(&micro), "--board", "cortex-m-256k"];
+    let shown = good(&on);
+    assert!(shown.contains("KiB") && shown.contains("+"), "{shown}");
+    let said = bad(&[on.as_slice(), &["--tier", "int8"]].concat());
+    assert!(said.contains("tier int8 does not run") && said.contains("245760"), "{said}");
+    let large = fixture("emoji-64.vmt");
+    let said = bad(&["plan", str(&large), "--board", "cortex-m-256k", "--tier", "int8"]);
+    assert!(said.contains("cortex-m-256k"), "{said}");
+}
+
+#[test]
 fn generate_pictures() {
     let file = tiny("png", Numbers::Int8);
     let png = tmp("tools-one.png");
@@ -208,8 +232,15 @@ fn random_models_run() {
     let dir = std::env::temp_dir().join(format!("varmint-synth-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("random.vmt");
-    let shape =
-        Shape { depth: 1, scales: vec![1, 2], channels: 32, vocab: 64, cvae: 8, classes: 3 };
+    let shape = Shape {
+        depth: 1,
+        scales: vec![1, 2],
+        channels: 32,
+        vocab: 64,
+        cvae: 8,
+        classes: 3,
+        ..Shape::default()
+    };
     synth(&path, &shape, varmint_quant::Numbers::Int8, (4, 2)).unwrap();
     let file = varmint::ModelFile::open(&path).unwrap();
     let model = file.model().unwrap();

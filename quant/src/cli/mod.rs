@@ -1,5 +1,6 @@
 //! The subcommands; one file each.
 
+mod board;
 mod compare;
 mod convert;
 mod generate;

@@ -8,12 +8,18 @@ use varmint::{Model, Plan};
 use varmint_quant::Mapped;
 use varmint_quant::inspect::blocks_line;
 
+use super::board::Boards;
+
 const EXAMPLES: &str = "\
 Examples:
   What every tier of a model needs, and where each buffer lies over time:
     varmint plan emoji-64.vmt
   Does it fit a microcontroller with 512 KiB to spare? (exit code 1 if not)
     varmint plan emoji-micro.vmt --budget 524288
+  Which tier runs on which board, and what the others are short of?
+    varmint plan --board all emoji-64.vmt
+  Does any tier run on this one? (exit code 1 if not; with --tier, if that one does not)
+    varmint plan --board cortex-m-256k emoji-micro.vmt
   For scripts:
     varmint plan emoji-64.vmt --tier int8 --json | jq .[0].arena_bytes";
 
@@ -32,6 +38,10 @@ pub(crate) struct Args {
     /// Bytes of RAM that the arena may have: exit code 1 if a shown tier needs more.
     #[arg(long, value_name = "BYTES")]
     budget: Option<usize>,
+    /// A table of tiers on this board, or on `all`: exit code 1 if none of the shown tiers runs on the one
+    /// named.
+    #[arg(long, value_name = "NAME|all", conflicts_with = "budget")]
+    board: Option<Boards>,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -53,9 +63,17 @@ impl Args {
                 Err(e) => failed.push(format!("tier {}: {e}", tier.name())),
             }
         }
+        let file_bytes = model.file_bytes() as u64;
         if self.json {
-            let all: Vec<_> = plans.iter().map(|p| describe(&model, p)).collect();
+            let mut all: Vec<_> = plans.iter().map(|p| describe(&model, p)).collect();
+            if let Some(boards) = self.board {
+                for (tier, plan) in all.iter_mut().zip(&plans) {
+                    tier["boards"] = boards.json(plan, file_bytes);
+                }
+            }
             println!("{}", serde_json::to_string_pretty(&all)?);
+        } else if let Some(boards) = self.board {
+            boards.print(&plans, file_bytes);
         } else {
             for (i, plan) in plans.iter().enumerate() {
                 if i > 0 {
@@ -63,6 +81,9 @@ impl Args {
                 }
                 print(&model, plan)?;
             }
+        }
+        if let Some(Err(e)) = self.board.map(|boards| boards.check(&plans, file_bytes)) {
+            failed.push(e.to_string());
         }
         let budget = self.budget.unwrap_or(usize::MAX);
         let short: Vec<String> = plans
@@ -90,6 +111,7 @@ fn print(model: &Model<'_>, plan: &Plan) -> anyhow::Result<()> {
     println!("  blocks        {}", blocks_line(tier, model.shape.config.n_scales()));
     println!("  decoder       {} of {}", tier.decoder, model.shape.n_decoders());
     println!("  arena         {}", exact(plan.bytes()));
+    println!("  of it, cache  {}", exact(plan.cache_bytes()));
     println!("  lower bound   {}", exact(plan.floor()));
     println!("  weights       {}", exact(model.file_bytes()));
     println!("  work          {:.2} million MACs per image", plan.total_macs() as f64 / 1e6);
@@ -115,6 +137,7 @@ fn describe(model: &Model<'_>, plan: &Plan) -> serde_json::Value {
         "tier": plan.tier.name(),
         "arena_bytes": plan.bytes(),
         "floor_bytes": plan.floor(),
+        "cache_bytes": plan.cache_bytes(),
         "weights_bytes": model.file_bytes(),
         "total_macs": plan.total_macs(),
         "max_step_macs": plan.max_step_macs(),
