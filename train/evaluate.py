@@ -69,11 +69,11 @@ def write_requests(path, label, style, seed):
             file.write(f"{c},{s},{seed * 1_000_000 + i}\n")
 
 
-def generate_rust(args, requests, out):
+def generate_rust(args, requests, out, options):
     if args.keep and os.path.exists(out):
         return load_file(out)["images"].permute(0, 3, 1, 2).contiguous()
     command = [*shlex.split(args.varmint), "generate", "--model", os.path.abspath(args.model), "--requests", requests,
-               "--out", out, *shlex.split(args.options)]  # fmt: skip
+               "--out", out, *shlex.split(options)]  # fmt: skip
     subprocess.run(command, check=True, cwd=os.path.join(HERE, ".."), stdout=subprocess.DEVNULL)
     return load_file(out)["images"].permute(0, 3, 1, 2).contiguous()
 
@@ -87,6 +87,11 @@ def generate_torch(args, tokenizer, label, style, seed, out):
     images = torch.cat(made)
     save_file({"images": images.permute(0, 2, 3, 1).contiguous()}, out)
     return images
+
+
+def as_seen(images):
+    """The networks see every picture, real ones too, at 64x64 made from the model's own resolution."""
+    return images if images.shape[-1] == 64 else F.interpolate(images.float(), (64, 64), mode="bilinear").round().byte()
 
 
 @torch.no_grad()
@@ -119,6 +124,11 @@ class Inception:
         return features
 
 
+def inception_file(args, side, name, count, stamp=0):
+    """Where the features of a set of real pictures are kept."""
+    return f"inception-{'f32' if args.f32 else 'bf16'}-{side}-{name.replace(' ', '-')}-{count}-{stamp}.safetensors"
+
+
 def fid(a, b):
     """Frechet distance of two Gaussians fitted to the rows of a and b.
 
@@ -138,6 +148,17 @@ def kid(a, b):
     kernel = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
     inside = lambda k: (k.sum() - k.diag().sum()) / (len(k) * (len(k) - 1))
     return 1000 * (inside(kernel(a, a)) + inside(kernel(b, b)) - 2 * kernel(a, b).mean()).item()
+
+
+def precision_recall(made, real, k=3):
+    """Share of each set inside the other's manifold, the balls that reach to the k-th neighbour (Kynkaanniemi et al. 2019)."""
+    made, real = made.double(), real.double()
+
+    def inside(points, pool):
+        radius = torch.cdist(pool, pool).kthvalue(k + 1).values  # the nearest of all is the point itself
+        return (torch.cdist(points, pool) <= radius).any(1).double().mean().item()
+
+    return inside(made, real), inside(real, made)
 
 
 def nearest(images, pool):
@@ -191,8 +212,6 @@ def main():
     tokenizer, judge = load_tokenizer(args.tokenizer), load_classifier(args.classifier)
     data, side = Emoji(args.data, tokenizer.side), tokenizer.side
     inception = Inception(args.inception, not args.f32) if args.inception else None
-    # The networks see every picture, real ones too, at 64x64 made from the model's own resolution.
-    seen = lambda t: t if side == 64 else F.interpolate(t.float(), (64, 64), mode="bilinear").round().byte()
 
     random = torch.Generator().manual_seed(2026)
     cells = choose(data, args.count, random)
@@ -208,7 +227,7 @@ def main():
         if args.torch:
             made[seed] = generate_torch(args, tokenizer, label, style, seed, out)
         else:
-            made[seed] = generate_rust(args, requests, out)
+            made[seed] = generate_rust(args, requests, out, args.options)
         sets[f"generated, seed {seed}"] = made[seed]
     for item in args.also:
         name, path = item.split("=", 1)
@@ -219,13 +238,13 @@ def main():
 
     # 1. What is it?  The classifier on real held-out pictures, on their reconstructions, on generated ones.
     truth = {"name": data.label[held], "style": data.style[held]}
-    features = {"held-out": describe(judge, seen(real_held)), "rebuilt": describe(judge, seen(rebuilt))}
+    features = {"held-out": describe(judge, as_seen(real_held)), "rebuilt": describe(judge, as_seen(rebuilt))}
     base = accuracy(*features["held-out"][1:], truth["name"], truth["style"])
     percent = lambda v: f"{100 * v:.1f}"
     row = lambda name, n, acc: [name, str(n), *map(percent, acc), *(f"{a / max(b, 1e-6):.2f}" for a, b in zip(acc, base))]
-    features["sample"] = describe(judge, seen(data.images[sample]))
+    features["sample"] = describe(judge, as_seen(data.images[sample]))
     rebuilt_sample = reconstruct(tokenizer, data.images[sample])
-    features["rebuilt sample"] = describe(judge, seen(rebuilt_sample))
+    features["rebuilt sample"] = describe(judge, as_seen(rebuilt_sample))
     rows = [
         row("real, trained cells (the classifier knows them)", len(sample),
             accuracy(*features["sample"][1:], data.label[sample], data.style[sample])),
@@ -235,7 +254,7 @@ def main():
     rows.append(row("real, held-out cells", len(held), base))
     rows.append(row("their reconstructions", len(held), accuracy(*features["rebuilt"][1:], truth["name"], truth["style"])))
     for name, images in sets.items():
-        features[name] = describe(judge, seen(images))
+        features[name] = describe(judge, as_seen(images))
         for part, mask in (("all", known | ~known), ("trained cells", known), ("held-out cells", ~known)):
             if mask.any() and len(images) == len(mask):
                 acc = accuracy(*(t[mask] for t in features[name][1:]), label[mask], style[mask])
@@ -254,10 +273,9 @@ def main():
         }  # fmt: skip
         for name, images in cached.items():
             stamp = int(os.path.getmtime(args.tokenizer)) if "rebuilt" in name else 0
-            file = f"inception-{'f32' if args.f32 else 'bf16'}-{side}-{name.replace(' ', '-')}-{len(images)}-{stamp}.safetensors"
-            deep[name] = inception(seen(images), at(file))
+            deep[name] = inception(as_seen(images), at(inception_file(args, side, name, len(images), stamp)))
         for name, images in sets.items():
-            deep[name] = inception(seen(images[:part]))
+            deep[name] = inception(as_seen(images[:part]))
         print(f"Inception features: {time.time() - started:.0f} s", flush=True)
     rows = []
 

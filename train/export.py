@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Write one folder that `varmint convert` reads: var.safetensors, vae.safetensors (official key names), meta.json."""
+"""Write one folder that `varmint convert` reads: var.safetensors, vae.safetensors (official key names), meta.json.
+
+With --decoder also decoder-NAME.safetensors: another way from the same latent to pixels.
+"""
 
 import argparse
 import json
@@ -10,6 +13,7 @@ from safetensors.torch import save_file
 
 from codes import load_tokenizer
 from data import TRAIN, Emoji, to_float
+from tokenizer import ImageDecoder
 from var import VAR
 
 LICENCE = """Model weights: MIT OR Apache-2.0, like the code that trained them.
@@ -28,6 +32,14 @@ def load_var(path):
     model = VAR(**state["config"])
     model.load_state_dict(state["ema"])
     return model.eval().requires_grad_(False)
+
+
+def decoder_state(path):
+    """The averaged weights of a narrower decoder, under their names in a VQVAE: post_quant_conv.* and decoder.*"""
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model = ImageDecoder(**state["config"])
+    model.load_state_dict(state["ema"])
+    return {k: v.contiguous() for k, v in model.state_dict().items()}
 
 
 @torch.no_grad()
@@ -55,6 +67,8 @@ def main():
     p.add_argument("--var", required=True, help="var.pt")
     p.add_argument("--name", required=True, help="model name, e.g. emoji-64")
     p.add_argument("--out", required=True, help="folder to write")
+    p.add_argument("--decoder", action="append", default=[], metavar="NAME=DECODER_PT",
+                   help="also write decoder-NAME.safetensors, from train_decoder.py")  # fmt: skip
     p.add_argument("--guidance", type=float, default=1.5)
     p.add_argument("--top-k", type=int, default=10)
     p.add_argument("--top-p", type=float, default=0.5)
@@ -83,6 +97,9 @@ def main():
             json.dump(meta, file, ensure_ascii=False, indent=1)
 
     write(args.out, "meta.json", write_meta)
+    for item in args.decoder:
+        name, file = item.split("=", 1)
+        write(args.out, f"decoder-{name}.safetensors", lambda path: save_file(decoder_state(file), path))
     count = lambda state, prefix="": sum(v.numel() for k, v in state.items() if k.startswith(prefix))
     print(f"{args.out}: VAR {count(var_state)} values, decoder {count(vae_state, 'decoder.')} values")
 

@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from tokenizer import VQVAE, phi_index  # noqa: E402
+from evaluate import precision_recall  # noqa: E402
+from export import decoder_state  # noqa: E402
+from tokenizer import VQVAE, ImageDecoder, phi_index  # noqa: E402
 from train_var import corrupted_walk  # noqa: E402
 from var import VAR, subnet  # noqa: E402
 
@@ -94,9 +96,33 @@ def test_subnets():
     assert torch.equal(greedy(None)[:, :1], few[:, :1]) and not torch.equal(greedy(None), few)
 
 
+@pytest.mark.parametrize("ch", [32, 16, 8])
+def test_decoder_alone(ch, tmp_path):
+    """A decoder of any width has the names of the whole tokenizer's; at its width it is the tokenizer's own."""
+    vae, path = VQVAE(32, 8, 32, (1, 1), 1, (1, 2, 4)), str(tmp_path / "decoder.pt")
+    model, f_hat = ImageDecoder(8, ch, (1, 2), 1), torch.randn(2, 8, 4, 4)
+    torch.save(dict(config=model.config, ema=model.state_dict()), path)
+    state = decoder_state(path)
+    assert all(key.startswith(("post_quant_conv.", "decoder.")) for key in state)
+    assert state["decoder.up.0.block.1.conv2.weight"].shape == (ch, ch, 3, 3)
+    assert model.decode(f_hat).shape == (2, 3, 8, 8) and model.decoder.norm_out.num_groups == ch
+    same = ImageDecoder(8, 32, (1, 1), 1)
+    same.load_state_dict({k: v for k, v in vae.state_dict().items() if k in same.state_dict()})
+    assert torch.equal(same.decode(f_hat), vae.decode(f_hat)) and same.decoder.norm_out.num_groups == 32
+
+
+def test_precision_and_recall():
+    real = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    assert precision_recall(real, real) == (1.0, 1.0)
+    assert precision_recall(real + 100, real) == (0.0, 0.0)
+    few = real[:1].repeat(200, 1)  # one true picture again and again: precise, but covers almost nothing
+    assert precision_recall(few, real)[0] == 1.0 and precision_recall(few, real)[1] < 0.05
+
+
 def test_walk_without_corruption_is_the_encoding():
     torch.manual_seed(0)
     vae = VQVAE(32, 8, 32, (1, 1), 1, (1, 2, 4))
     f = torch.randn(3, 8, 4, 4)
-    targets, _ = corrupted_walk(vae.quantize, f, torch.zeros(3), 3)
+    targets, _, f_hat = corrupted_walk(vae.quantize, f, torch.zeros(3), 3)
     assert torch.equal(targets, torch.cat(vae.quantize.encode(f), 1))
+    torch.testing.assert_close(f_hat, vae.quantize.f_hat_of(vae.quantize.encode(f)))

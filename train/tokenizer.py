@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 
 def norm(ch):
-    # 32 groups whatever the width: every width in this file must be a multiple of 32.
-    return nn.GroupNorm(32, ch, eps=1e-6)
+    # 32 groups, so widths are multiples of 32; narrower (8 or 16, in narrow decoders only) every channel is a group.
+    return nn.GroupNorm(min(32, ch), ch, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
@@ -237,6 +237,19 @@ class VQVAE(nn.Module):
     def image_of(self, indices):
         """Index maps -> image in [0,1]."""
         return (self.decode(self.quantize.f_hat_of(indices)).clamp(-1, 1) + 1) * 0.5
+
+
+class ImageDecoder(nn.Module):
+    """The way from f_hat to pixels alone, under the names it has in VQVAE: what a narrower decoder replaces."""
+
+    def __init__(self, z, ch, ch_mult, num_res_blocks):
+        super().__init__()
+        self.config = dict(z=z, ch=ch, ch_mult=list(ch_mult), num_res_blocks=num_res_blocks)
+        self.post_quant_conv = nn.Conv2d(z, z, 3, padding=1)
+        self.decoder = Decoder(ch, ch_mult, num_res_blocks, z)
+
+    def decode(self, f_hat):
+        return self.decoder(self.post_quant_conv(f_hat))
 
 
 def psnr(a, b, peak):

@@ -56,7 +56,7 @@ def corrupted_walk(quantizer, latent, rate, n_scales):
     """Quantize scale by scale, but let some of the *inputs* be wrong and the later targets repair them.
 
     At generation the model must go on from its own imperfect draws; here it learns to.
-    rate [B]: chance per token.  -> targets [B, L'], word_embed inputs [B, L' - l_0, z], over the first n_scales.
+    rate [B]: chance per token.  -> targets [B, L'], word_embed inputs [B, L' - l_0, z] over the first n_scales, f_hat.
     """
     rest, f_hat, targets, inputs = latent, torch.zeros_like(latent), [], []
     last, e = len(quantizer.scales) - 1, quantizer.embedding.weight
@@ -75,7 +75,7 @@ def corrupted_walk(quantizer, latent, rate, n_scales):
         f_hat, rest = f_hat + h, rest - h
         if k + 1 < n_scales:
             inputs.append(quantizer.next_input(k, f_hat))
-    return torch.cat(targets, 1), torch.cat(inputs, 1)
+    return torch.cat(targets, 1), torch.cat(inputs, 1), f_hat
 
 
 def optimizers(model, args):
@@ -176,7 +176,7 @@ def main():
         loss, right, n = 0.0, 0.0, 0
         for i in range(0, len(held), 64):
             rows = held[i : i + 64]
-            targets, inputs = corrupted_walk(tokenizer.quantize, latents[rows], torch.zeros(len(rows)), n_scales)
+            targets, inputs, _ = corrupted_walk(tokenizer.quantize, latents[rows], torch.zeros(len(rows)), n_scales)
             with autocast():
                 z = model(data.label[rows], data.style[rows], inputs, active).float()
             loss += F.cross_entropy(z.flatten(0, 1), targets.flatten(), reduction="sum").item()
@@ -203,7 +203,7 @@ def main():
         if at + batch > len(order):
             order, at = train[torch.randperm(len(train))], 0
         rows, at = order[at : at + batch], at + batch
-        targets, inputs = corrupted_walk(
+        targets, inputs, _ = corrupted_walk(
             tokenizer.quantize, latents[rows], torch.rand(len(rows)) * args.corrupt, use
         )
         label, style, u = data.label[rows].clone(), data.style[rows].clone(), torch.rand(len(rows))
