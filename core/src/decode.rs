@@ -7,11 +7,12 @@
 use crate::bytes::{part, part_mut};
 use crate::error::Error;
 use crate::host::{Host, Job, linear, nums, nums_ref, split};
+use crate::lifetimes::level_maps;
 use crate::maps::{Map, Stats, norm, normed_range, save, stat};
 use crate::model::{LayerWeights, Linear};
 use crate::num::{rsqrt, up4};
 use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Strip, Taps};
-use crate::plan::{Buf, level_maps};
+use crate::plan::Buf;
 use crate::scalar::{pixel, row_scale};
 use crate::stage::{Pass, map_size, out_size};
 use crate::tensor::{Data, Layer};

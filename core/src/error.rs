@@ -74,8 +74,11 @@ pub enum Error {
         /// Tokens given, or the position of the first one out of range.
         got: usize,
     },
-    /// 205: the tier asks for something this build cannot run (two weight sets in one image).
+    /// 205: the tier asks for something this build cannot run.
     Unsupported,
+    /// 207: an image cannot go on in that tier, or not now: a lower tier may leave out blocks, guidance and decoder
+    /// work, at the start of a scale; it cannot use what the image has not kept.
+    NotLower,
     /// 206: no tier does its work in what the budget allows.
     TooMuchWork {
         /// Multiply-accumulates needed, of a step or of an image.
@@ -116,6 +119,7 @@ impl Error {
             Self::BadTokens { .. } => 204,
             Self::Unsupported => 205,
             Self::TooMuchWork { .. } => 206,
+            Self::NotLower => 207,
             Self::ArenaTooSmall { .. } => 301,
             Self::ArenaMisaligned { .. } => 302,
             Self::PlanTooLarge => 303,
@@ -173,6 +177,9 @@ impl fmt::Display for Error {
                 "{need} tokens below the vocabulary size are needed; the count or position {got} is wrong"
             ),
             Self::Unsupported => f.write_str("this build cannot run that tier"),
+            Self::NotLower => f.write_str(
+                "the image cannot go on in that tier here: only in one with fewer blocks or less guidance, at the start of a scale",
+            ),
             Self::TooMuchWork { need, got } => write!(
                 f,
                 "{got} multiply-accumulates are allowed and {need} are needed: {} more",

@@ -84,7 +84,12 @@ pub struct Rows<'g> {
 #[derive(Debug)]
 pub struct Generator<'a, B> {
     model: &'a Model<'a>,
+    /// The plan that an image begins with.
+    first: &'a Plan,
+    /// The plan of the next step: another one after [`Generator::lower`].
     plan: &'a Plan,
+    /// Bytes that the backend is known to have.
+    room: usize,
     backend: B,
     request: Request<'a>,
     stage: Stage,
@@ -95,7 +100,8 @@ impl<'a, B: Backend> Generator<'a, B> {
     /// Ready to make the requested image.
     ///
     /// # Errors
-    /// [`Error::UnknownLabel`], [`Error::BadSampling`], [`Error::BadTokens`].
+    /// [`Error::UnknownLabel`], [`Error::BadSampling`], [`Error::BadTokens`]; [`Error::NotLower`] for a plan that
+    /// only goes on with an image.
     pub fn new(
         model: &'a Model<'a>,
         plan: &'a Plan,
@@ -103,7 +109,11 @@ impl<'a, B: Backend> Generator<'a, B> {
         request: Request<'a>,
     ) -> Result<Self, Error> {
         request.check(model)?;
-        Ok(Self { model, plan, backend, request, stage: Stage::START, done: 0 })
+        if !plan.begins() {
+            return Err(Error::NotLower);
+        }
+        let room = plan.bytes();
+        Ok(Self { model, first: plan, plan, room, backend, request, stage: Stage::START, done: 0 })
     }
 
     /// Starts over, with another request. Legal at any time; nothing of the last image remains.
@@ -111,11 +121,51 @@ impl<'a, B: Backend> Generator<'a, B> {
     /// # Errors
     /// As [`Generator::new`]; the old request then stays.
     pub fn reset(&mut self, request: Request<'a>) -> Result<(), Error> {
+        self.reset_to(self.first, request)
+    }
+
+    /// Starts over in another tier, with any plan that fits where the first one did. Costs nothing.
+    ///
+    /// # Errors
+    /// As [`Generator::new`]; [`Error::ArenaTooSmall`] for a larger plan. The old request and plan then stay.
+    pub fn reset_to(&mut self, plan: &'a Plan, request: Request<'a>) -> Result<(), Error> {
         request.check(self.model)?;
-        self.request = request;
+        if !plan.begins() {
+            return Err(Error::NotLower);
+        }
+        if plan.bytes() > self.room {
+            return Err(Error::ArenaTooSmall { need: plan.bytes(), got: self.room });
+        }
+        (self.first, self.plan, self.request) = (plan, plan, request);
         self.stage = Stage::START;
         self.done = 0;
         Ok(())
+    }
+
+    /// The scale that begins with the next step, if one does and the image can go on in a lower tier there.
+    pub fn boundary(&self) -> Option<usize> {
+        match self.stage {
+            Stage::Begin { trunk, scale } if scale > 0 && self.plan.tier.trunk(scale) == trunk => {
+                Some(scale)
+            }
+            _ => None,
+        }
+    }
+
+    /// Goes on with the image in a lower tier, in the same arena: at once, nothing is copied. `plan` comes from
+    /// [`Plan::lowered`] of the plan in use, at the scale that [`Generator::boundary`] says. The next image begins
+    /// as this one did.
+    ///
+    /// # Errors
+    /// [`Error::NotLower`] at any other time and for any other plan; the image then goes on as it was.
+    pub fn lower(&mut self, plan: &'a Plan) -> Result<(), Error> {
+        match self.boundary() {
+            Some(scale) if plan.follows(self.plan, scale) => {
+                self.plan = plan;
+                Ok(())
+            }
+            _ => Err(Error::NotLower),
+        }
     }
 
     /// The stage that the next step does.
@@ -151,6 +201,11 @@ impl<'a, B: Backend> Generator<'a, B> {
     /// The backend's.
     pub fn view(&mut self, buf: Buf) -> Result<&[u8], Error> {
         self.backend.view(self.plan, buf)
+    }
+
+    /// The plan of the next step.
+    pub fn plan(&self) -> &Plan {
+        self.plan
     }
 
     fn progress(&self) -> Progress {

@@ -8,8 +8,9 @@
 use crate::bytes::{part, part_mut, up};
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
+use crate::lifetimes::next_place;
 use crate::ops::{Ops, Taps};
-use crate::plan::{ARENA_ALIGN, Buf, next_place};
+use crate::plan::{ARENA_ALIGN, Buf};
 use crate::tensor::Data;
 
 /// The four bicubic weights (a = -0.75) at distance `t` in 0..1 from the second tap.

@@ -24,6 +24,7 @@ extern crate std;
 
 mod block;
 pub mod budget;
+mod buf;
 mod bytes;
 mod cache;
 pub mod config;
@@ -35,6 +36,7 @@ pub mod generator;
 pub mod host;
 mod keep;
 mod latent;
+mod lifetimes;
 mod maps;
 pub mod model;
 pub mod num;

@@ -85,6 +85,20 @@ impl Keep {
         k == MAX_SCALES
     }
 
+    #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]
+    const fn same(&self, other: &Self) -> bool {
+        let (mut k, mut same) = (0, true);
+        while k < MAX_SCALES {
+            same &= self.most[0][k] == other.most[0][k] && self.most[1][k] == other.most[1][k];
+            k += 1;
+        }
+        same && self.grid == other.grid
+            && self.pool == other.pool
+            && self.protect == other.protect
+            && self.window == other.window
+            && self.window_from == other.window_from
+    }
+
     /// Tokens of the cache after scale `k`, for heads of `class`.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn after(&self, config: &Config, class: usize, k: usize) -> usize {
@@ -284,6 +298,32 @@ impl Tier {
             }
         }
         None
+    }
+
+    /// This tier up to scale `scale`, then `to`: `None` where `to` needs what this one has not kept.
+    #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]
+    pub(crate) const fn lowered(&self, to: &Self, scale: usize, n_scales: usize) -> Option<Self> {
+        if self.cache as u8 != to.cache as u8 || !self.keep.same(&to.keep) {
+            return None;
+        }
+        let mut all = *to;
+        let mut k = 0;
+        while k < n_scales && k < MAX_SCALES {
+            if k < scale {
+                all.trunks[k] = self.trunks[k];
+                all.blocks[k] = self.blocks[k];
+            } else if to.trunks[k] != self.trunks[k]
+                || to.blocks[k] & !self.blocks[k] != 0
+                || to.rows(k) > self.rows(k)
+            {
+                return None;
+            }
+            k += 1;
+        }
+        if to.guided < scale {
+            all.guided = if self.guided < scale { self.guided } else { scale };
+        }
+        Some(all)
     }
 
     /// Reads record `index` of the tier section `b`, which starts at byte `at` of the file.
