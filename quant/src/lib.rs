@@ -14,6 +14,9 @@
 //! write        the .vmt file, tensor by tensor
 //! tiers        what the ways to run a model do otherwise than the first
 //! convert      all of the above in one call
+//! probe        a look at attention while pictures are made
+//! calibrate    which heads look far back
+//! calibration  what that found, as a file between two commands
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
 //! batch        many images on many threads; lists of requests, files of tokens
@@ -25,6 +28,8 @@
 //! here before the file gets its name.
 
 pub mod batch;
+pub mod calibrate;
+pub mod calibration;
 pub mod checkpoint;
 pub mod compare;
 pub mod convert;
@@ -39,12 +44,14 @@ pub mod meta;
 pub mod numbers;
 pub mod official;
 mod origin;
+mod probe;
 pub mod quantize;
 pub mod schedule;
 pub mod synth;
 pub mod tiers;
 pub mod write;
 
+pub use calibration::Calibration;
 pub use convert::{MoreDecoder, Options, Report, convert};
 pub use error::Error;
 pub use map::Mapped;
