@@ -17,6 +17,7 @@
 //! probe        a look at attention while pictures are made
 //! calibrate    which heads look far back
 //! calibration  what that found, as a file between two commands
+//! permute      such heads first
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
 //! batch        many images on many threads; lists of requests, files of tokens
@@ -44,6 +45,7 @@ pub mod meta;
 pub mod numbers;
 pub mod official;
 mod origin;
+mod permute;
 mod probe;
 pub mod quantize;
 pub mod schedule;
