@@ -35,7 +35,9 @@ fn reserved_bytes_are_zero() {
         (config + 64 + 7, Fault::Schedule),
         (trunk + 24, Fault::Config),
         (trunk + 31, Fault::Config),
-        (tier + 172, Fault::Tier),
+        (trunk + 32 + 3, Fault::Config),
+        (trunk + 95, Fault::Config),
+        (tier + 177, Fault::Tier),
         (tier + 191, Fault::Tier),
         (config - 1, Fault::Section),
     ];
