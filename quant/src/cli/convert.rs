@@ -29,8 +29,8 @@ Examples:
         --tier micro:blocks=0+2+5+7@2,decoder=narrow,tile=4,strip=2 -o m.vmt
   Caches of a quarter or half of the history, more for heads that look far back:
     varmint calibrate m.vmt -o calibration.json
-    varmint convert --var var.safetensors --vae vae.safetensors --calibration calibration.json \
-        --tier half:keep=calibrated --tier quarter:keep=25%/90%,window=7@8 -o m.vmt
+    varmint convert --var var.safetensors --vae vae.safetensors --calibration calibration.json \\
+        --tier half:keep=calibrated --tier quarter:keep=25%/90%,window=7@8 -o m-half.vmt
 
 A tier is the first one with other values. Its keys:
   tile=N, strip=N, guided=SCALES, scratch=BYTES   as the options; the last one is --conv-scratch
@@ -39,11 +39,10 @@ A tier is the first one with other values. Its keys:
   blocks=N@SCALE      from that scale on (counted from 0) only N blocks: evenly, with both ends
   blocks=0+2+5@SCALE  from that scale on only these. blocks= may be repeated; lists only shrink
   refiner=SCALE       from that scale on the refiner; a blocks= there or later is about its blocks
-  keep=OTHERS/WIDE@SCALE   tokens that stay in the cache after each scale from that one on [0]: for the
-                      heads of --calibration that look far back, and for the others. 64 is a number of
-                      tokens, 25% is of what the next scale would see of earlier ones, all, or 0: a scale
-                      sees itself only. 12+30+64 gives scale after scale, the last one going on.
-                      Without /WIDE those keep all
+  keep=OTHERS/WIDE@SCALE   from after that scale on [0] so many tokens stay in the cache; WIDE is for the heads
+                      that --calibration found to look far back, and all if it is left out. 64 is a
+                      number, 25% is of what the next scale would see of earlier ones; all; 0: a scale sees
+                      itself only. 12+30+64 goes from scale to scale, and on with the last
   keep=calibrated     the numbers that --calibration suggests
   grid=N [4], pool=N [5], protect=SCALES [2]   which tokens stay: those that the queries of an N x N grid of
                       the scale attend to, averaged over so many neighbours; wide heads keep the first scales
