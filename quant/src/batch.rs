@@ -34,7 +34,8 @@ impl Item {
         Self { labels: [None; MAX_TABLES], seed, sampling, tokens: None }
     }
 
-    fn request(&self) -> Request<'_> {
+    /// The request.
+    pub(crate) fn request(&self) -> Request<'_> {
         Request {
             labels: self.labels,
             seed: self.seed,

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use varmint_core::Shape;
 use varmint_core::tensor::{Class, Dtype, Layer, Role, Spec};
 
+use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::describe::describe;
 use crate::error::Error;
@@ -19,6 +20,7 @@ use crate::meta::{Defaults, Embedded, Meta, Side};
 use crate::numbers::{Keep, Numbers, choose};
 use crate::official::{Hints, Official};
 use crate::origin::{Origin, origins, values};
+use crate::permute::{order, permute};
 use crate::quantize::{decode, encode, snr_db, view};
 use crate::tiers::MoreTier;
 use crate::write::{specs, write};
@@ -58,6 +60,8 @@ pub struct Options {
     pub first_tier: Option<String>,
     /// Further tiers, after the first one.
     pub tiers: Vec<MoreTier>,
+    /// Which heads look far back: they are put first.
+    pub calibration: Option<Calibration>,
     /// Release number of the model.
     pub sequence: u32,
     /// Measure what encoding costs each tensor.
@@ -84,6 +88,7 @@ impl Options {
             conv_scratch: 0,
             first_tier: None,
             tiers: Vec::new(),
+            calibration: None,
             sequence: 0,
             measure: false,
         }
@@ -189,6 +194,7 @@ pub fn convert(
         |i, spec, dtype| {
             let (origin, key) = (&origins[i], key(&origins[i], spec));
             let v = values(&official, &shape, meta.preview.as_ref(), spec, origin)?;
+            let v = wide_first(options.calibration.as_ref(), spec, v);
             let e = encode(spec, dtype, &v, &key)?;
             let measured = options.measure && spec.class != Class::Vector;
             let snr_db =
@@ -200,6 +206,15 @@ pub fn convert(
         },
     )?;
     Ok(Report { name: description.name, file_bytes, tensors })
+}
+
+/// The values of a tensor with the wide heads of its block first, if it is one of heads.
+fn wide_first(calibration: Option<&Calibration>, spec: &Spec, v: Vec<f32>) -> Vec<f32> {
+    let found = calibration.filter(|c| c.trunk == spec.set);
+    match found.and_then(|c| Some((c.blocks.get(spec.index)?, c.heads))) {
+        Some((block, heads)) => permute(spec, &order(&block.wide, heads), v),
+        None => v,
+    }
 }
 
 /// The official key, and which trunk or decoder has it if that is not the first.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use varmint_core::config::GROUPS;
-use varmint_core::{Sampling, Trunk};
+use varmint_core::{Sampling, Scale, Trunk};
 
 use crate::convert::Options;
 use crate::description::{DecoderSizes, Description, Table, TierRow};
@@ -48,7 +48,15 @@ pub(crate) fn describe(
         let m = format!("--guided {guided}: the model has {} scales", sizes.len());
         return Err(Error::Option(m));
     }
-    let trunks = official.trunks().map(|(_, var)| trunk(var)).collect::<Result<Vec<_>, _>>()?;
+    let mut trunks = official.trunks().map(|(_, var)| trunk(var)).collect::<Result<Vec<_>, _>>()?;
+    let scales = schedule(&sizes, n_phi);
+    if let Some(found) = &options.calibration {
+        found.check(&trunks, &scales)?;
+        let counts = &mut trunks[found.trunk].wide_heads;
+        for (count, block) in counts.iter_mut().zip(&found.blocks) {
+            *count = small("wide heads", block.wide.len())?;
+        }
+    }
     Ok(Description {
         sequence: options.sequence,
         name: options.name.clone().or_else(|| meta.name.clone()).unwrap_or_else(stem),
@@ -59,9 +67,9 @@ pub(crate) fn describe(
         cvae: var.cvae as u32,
         n_phi: n_phi as u32,
         sampling: sampling_of(sampling)?,
-        scales: schedule(&sizes, n_phi),
         tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
-        tiers: tiers(options, &trunks, sizes.len(), guided)?,
+        tiers: tiers(options, &trunks, &scales, guided)?,
+        scales,
         trunks,
         decoders: official.decoders().map(decoder).collect::<Result<_, _>>()?,
     })
@@ -153,14 +161,14 @@ fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSize
 fn tiers(
     options: &Options,
     trunks: &[Trunk],
-    n_scales: usize,
+    scales: &[Scale],
     guided: usize,
 ) -> Result<Vec<TierRow>, Error> {
     let (cache, maps) = options.numbers.stores();
     let depth = trunks.first().map_or(0, |t| t.depth);
     let mut all = vec![TierRow {
         name: options.first_tier.clone().unwrap_or_else(|| options.numbers.name().to_owned()),
-        scales: vec![(0, all_blocks(depth)); n_scales],
+        scales: vec![(0, all_blocks(depth)); scales.len()],
         cache,
         maps,
         guided: guided as u8,
@@ -182,11 +190,13 @@ fn tiers(
             return Err(twice("image decoder", name));
         }
     }
+    let tokens: Vec<usize> = scales.iter().map(|s| s.tokens()).collect();
+    let budgets = options.calibration.as_ref().map(|c| &c.budgets);
     for tier in &options.tiers {
         if all.iter().any(|t| t.name == tier.name) {
             return Err(twice("tier", &tier.name));
         }
-        all.push(tier.row(&all[0], trunks, &decoders)?);
+        all.push(tier.row(&all[0], trunks, &decoders, &tokens, budgets)?);
     }
     Ok(all)
 }

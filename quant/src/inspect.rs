@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use varmint_core::tensor::{Dtype, Role, Spec};
-use varmint_core::{Model, Store, Tier};
+use varmint_core::{Config, Keep, Model, Store, Tier};
 
 use crate::quantize::dtype_name;
 
@@ -57,7 +57,7 @@ pub struct TableInfo {
 }
 
 /// A trunk.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[allow(missing_docs, reason = "the names are those of varmint_core's structs")]
 pub struct TrunkInfo {
     pub depth: u32,
@@ -67,6 +67,8 @@ pub struct TrunkInfo {
     pub shared_aln: bool,
     pub l2_norm: bool,
     pub act: u32,
+    /// Wide heads of each block.
+    pub wide_heads: Vec<usize>,
 }
 
 /// A decoder.
@@ -99,6 +101,24 @@ pub struct TierInfo {
     pub blocks: Vec<u32>,
     /// Which blocks run at each scale.
     pub active: Vec<Vec<u32>>,
+    /// What stays in the cache and what a token sees; absent where that is everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<KeepInfo>,
+}
+
+/// What stays in the cache, and what a token sees.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are those of varmint_core's structs")]
+pub struct KeepInfo {
+    /// Tokens in the cache after each scale but the last, for the heads that are not wide.
+    pub others: Vec<usize>,
+    /// The same for wide ones.
+    pub wide: Vec<usize>,
+    pub grid: usize,
+    pub pool: usize,
+    pub protect: usize,
+    pub window: usize,
+    pub window_from: usize,
 }
 
 /// Bytes by purpose.
@@ -234,6 +254,7 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
                 shared_aln: t.shared_aln,
                 l2_norm: t.l2_norm,
                 act: t.act,
+                wide_heads: (0..t.depth as usize).map(|b| t.wide(b)).collect(),
             })
             .collect(),
         decoders: (0..shape.n_decoders())
@@ -260,10 +281,24 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
                 trunks: (0..c.n_scales()).map(|k| t.trunk(k)).collect(),
                 blocks: (0..c.n_scales()).map(|k| t.blocks(k).count_ones()).collect(),
                 active: (0..c.n_scales()).map(|k| bits(t.blocks(k)).collect()).collect(),
+                keep: (t.keep != Keep::ALL).then(|| keep(&t.keep, c)),
             })
             .collect(),
         groups: groups(stored.iter().map(|(spec, dtype)| (*spec, stored_bytes(spec, *dtype)))),
         tensors: if tensors { list.collect() } else { Vec::new() },
+    }
+}
+
+fn keep(k: &Keep, c: &Config) -> KeepInfo {
+    let after = |class| (1..c.n_scales()).map(|j| k.before(c, class, j)).collect();
+    KeepInfo {
+        others: after(0),
+        wide: after(1),
+        grid: k.grid,
+        pool: k.pool,
+        protect: k.protect,
+        window: k.window,
+        window_from: k.window_from,
     }
 }
 

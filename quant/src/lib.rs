@@ -14,6 +14,10 @@
 //! write        the .vmt file, tensor by tensor
 //! tiers        what the ways to run a model do otherwise than the first
 //! convert      all of the above in one call
+//! probe        a look at attention while pictures are made
+//! calibrate    which heads look far back
+//! calibration  what that found, as a file between two commands
+//! permute      such heads first
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
 //! batch        many images on many threads; lists of requests, files of tokens
@@ -28,6 +32,8 @@
 
 pub mod batch;
 pub mod boards;
+pub mod calibrate;
+pub mod calibration;
 pub mod checkpoint;
 pub mod compare;
 pub mod convert;
@@ -42,6 +48,8 @@ pub mod meta;
 pub mod numbers;
 pub mod official;
 mod origin;
+mod permute;
+mod probe;
 pub mod published;
 pub mod quantize;
 pub mod schedule;
@@ -49,6 +57,7 @@ pub mod synth;
 pub mod tiers;
 pub mod write;
 
+pub use calibration::Calibration;
 pub use convert::{MoreDecoder, Options, Report, convert};
 pub use error::Error;
 pub use map::Mapped;

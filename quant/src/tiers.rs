@@ -5,15 +5,20 @@
 //! small:tile=4,strip=2             the same picture in less memory
 //! half:blocks=4@3,blocks=2@6       from scale 3 on 4 blocks, from scale 6 on 2 of them
 //! code:refiner=4,decoder=narrow    from scale 4 on the second transformer; another image decoder
+//! lean:keep=25%/90%                a cache of fewer tokens: see [`keep`]
 //! ```
+
+pub mod keep;
 
 use std::fmt;
 use std::str::FromStr;
 
 use varmint_core::{Store, Trunk};
 
+use crate::calibration::Budgets;
 use crate::description::TierRow;
 use crate::error::Error;
+use keep::KeepKeys;
 
 /// Which blocks run from a scale on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,11 +102,14 @@ pub struct MoreTier {
     pub refiner: Option<usize>,
     /// Block lists, and the scale from which each holds.
     pub blocks: Vec<(Blocks, usize)>,
+    /// What stays in the cache, and what a token sees.
+    pub keep: KeepKeys,
 }
 
 /// What a value may be, in the order in which `--help` has them.
 const KEYS: &str = "tile=N, strip=N, scratch=BYTES, guided=SCALES, cache=f32|f16|i8, decoder=NAME, \
-                    refiner=SCALE, blocks=N@SCALE or blocks=0+2+5@SCALE";
+                    refiner=SCALE, blocks=N@SCALE or blocks=0+2+5@SCALE, keep=OTHERS/WIDE@SCALE or \
+                    keep=calibrated, grid=N, pool=N, protect=SCALES, window=SIDE@SCALE";
 
 impl FromStr for MoreTier {
     type Err = Error;
@@ -137,6 +145,7 @@ impl FromStr for MoreTier {
                     let none = || bad(&format!("`{value}` is not BLOCKS@SCALE"));
                     tier.blocks.push(list.ok_or_else(none)?);
                 }
+                _ if KeepKeys::has(key) => tier.keep.set(key, value).map_err(|e| bad(&e))?,
                 _ => return Err(bad(&format!("no value is called `{key}`"))),
             }
         }
@@ -145,12 +154,15 @@ impl FromStr for MoreTier {
 }
 
 impl MoreTier {
-    /// Its row, beside the first one, in a file of these trunks and of decoders with these names.
+    /// Its row, beside the first one, in a file of these trunks, of decoders with these names, and of scales
+    /// of so many tokens.
     pub(crate) fn row(
         &self,
         first: &TierRow,
         trunks: &[Trunk],
         decoders: &[String],
+        tokens: &[usize],
+        budgets: Option<&Budgets>,
     ) -> Result<TierRow, Error> {
         let bad = |why: String| Error::Option(format!("tier `{}`: {why}", self.name));
         let decoder = match &self.decoder {
@@ -172,7 +184,7 @@ impl MoreTier {
             tile: self.tile.unwrap_or(first.tile),
             strip: self.strip.unwrap_or(first.strip),
             conv_scratch: self.conv_scratch.unwrap_or(first.conv_scratch),
-            keep: varmint_core::Keep::ALL,
+            keep: self.keep.rules(tokens, budgets).map_err(bad)?,
         })
     }
 

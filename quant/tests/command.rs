@@ -99,7 +99,7 @@ fn errors_go_to_stderr_with_exit_code_1() {
 
 #[test]
 fn help_has_examples() {
-    for command in ["convert", "inspect", "plan", "generate", "golden", "compare"] {
+    for command in ["convert", "inspect", "plan", "generate", "golden", "calibrate", "compare"] {
         let o = varmint(&[command, "--help"]);
         assert!(o.status.success() && text(&o.stdout).contains("Examples:"), "{command}");
     }

@@ -35,6 +35,7 @@ fn reserved_bytes_are_zero() {
         (config + 64 + 7, Fault::Schedule),
         (trunk + 24, Fault::Config),
         (trunk + 31, Fault::Config),
+        (trunk + 32 + 3, Fault::Config),
         (trunk + 95, Fault::Config),
         (tier + 177, Fault::Tier),
         (tier + 191, Fault::Tier),

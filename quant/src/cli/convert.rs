@@ -8,7 +8,7 @@ use varmint_quant::inspect::groups;
 use varmint_quant::meta::Defaults;
 use varmint_quant::official::var::parse_scales;
 use varmint_quant::quantize::dtype_name;
-use varmint_quant::{Keep, Meta, MoreDecoder, MoreTier, Options, Report};
+use varmint_quant::{Calibration, Keep, Meta, MoreDecoder, MoreTier, Options, Report};
 
 use super::Format;
 
@@ -27,6 +27,10 @@ Examples:
         --refiner refiner.safetensors --decoder narrow=narrow.safetensors --first-tier full \\
         --tier half:blocks=4@3,blocks=2@5 --tier duet:refiner=4,cache=f16 \\
         --tier micro:blocks=0+2+5+7@2,decoder=narrow,tile=4,strip=2 -o m.vmt
+  Caches of a quarter or half of the history, more for heads that look far back:
+    varmint calibrate m.vmt -o calibration.json
+    varmint convert --var var.safetensors --vae vae.safetensors --calibration calibration.json \\
+        --tier half:keep=calibrated --tier quarter:keep=25%/90%,window=7@8 -o m-half.vmt
 
 A tier is the first one with other values. Its keys:
   tile=N, strip=N, guided=SCALES, scratch=BYTES   as the options; the last one is --conv-scratch
@@ -34,7 +38,15 @@ A tier is the first one with other values. Its keys:
   decoder=NAME        an image decoder of --decoder, or full, that of --vae
   blocks=N@SCALE      from that scale on (counted from 0) only N blocks: evenly, with both ends
   blocks=0+2+5@SCALE  from that scale on only these. blocks= may be repeated; lists only shrink
-  refiner=SCALE       from that scale on the refiner; a blocks= there or later is about its blocks";
+  refiner=SCALE       from that scale on the refiner; a blocks= there or later is about its blocks
+  keep=OTHERS/WIDE@SCALE   from after that scale on [0] so many tokens stay in the cache; WIDE is for the heads
+                      that --calibration found to look far back, and all if it is left out. 64 is a
+                      number, 25% is of what the next scale would see of earlier ones; all; 0: a scale sees
+                      itself only. 12+30+64 goes from scale to scale, and on with the last
+  keep=calibrated     the numbers that --calibration suggests
+  grid=N [4], pool=N [5], protect=SCALES [2]   which tokens stay: those that the queries of an N x N grid of
+                      the scale attend to, averaged over so many neighbours; wide heads keep the first scales
+  window=SIDE@SCALE   from that scale on [0] a token sees only so many rows and columns of its own scale";
 
 /// Write a .vmt model file from the weights of a VAR model.
 ///
@@ -118,6 +130,10 @@ pub(crate) struct Args {
     /// (example: small:tile=4,strip=2).
     #[arg(long, value_name = "NAME:KEY=VALUE,..")]
     tier: Vec<MoreTier>,
+    /// What `varmint calibrate` found on an earlier file of these weights: heads that look far back are put
+    /// first, so that tiers can keep more tokens for them. Changes no picture.
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
     /// Release number of the model; devices with two slots start the larger one.
     #[arg(long, default_value_t = 0)]
     sequence: u32,
@@ -171,6 +187,7 @@ impl Args {
         options.conv_scratch = self.conv_scratch;
         (options.refiner, options.decoders) = (self.refiner.clone(), self.decoder.clone());
         (options.first_tier, options.tiers) = (self.first_tier.clone(), self.tier.clone());
+        options.calibration = self.calibration.as_deref().map(Calibration::read).transpose()?;
         (options.sequence, options.measure) = (self.sequence, self.report);
         Ok(options)
     }

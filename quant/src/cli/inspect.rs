@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use varmint_core::Model;
 use varmint_quant::Mapped;
-use varmint_quant::inspect::{Summary, summary};
+use varmint_quant::inspect::{KeepInfo, Summary, summary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,6 +74,9 @@ fn print(s: &Summary) {
             "  trunk {i}   {} blocks, width {}, {} heads, hidden {}, {ada}, {l2} q and k, inputs of {} B",
             t.depth, t.width, t.heads, t.hidden, t.act
         );
+        if t.wide_heads.iter().any(|n| *n > 0) {
+            println!("            wide heads by block: {}", joined(&t.wide_heads));
+        }
     }
     for (i, d) in s.decoders.iter().enumerate() {
         println!(
@@ -96,6 +99,9 @@ fn print(s: &Summary) {
                 println!("            only {} from scale {k} on", list.join("+"));
             }
         }
+        if let Some(keep) = &t.keep {
+            println!("    cache   {}", kept(keep));
+        }
     }
     println!();
     super::print_groups(&s.groups, s.file_bytes);
@@ -111,4 +117,24 @@ fn print(s: &Summary) {
         }
     }
     println!("\nlicence\n{}", s.licence.trim_end());
+}
+
+fn joined(all: &[usize]) -> String {
+    all.iter().map(usize::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// What stays in the cache, and what a token sees.
+fn kept(k: &KeepInfo) -> String {
+    let mut line =
+        format!("after each scale {} tokens, of wide heads {}", joined(&k.others), joined(&k.wide));
+    if k.grid > 0 {
+        line += &format!(
+            "; chosen by {0} x {0} queries, {1} neighbours together, first {2} scales of wide heads stay",
+            k.grid, k.pool, k.protect
+        );
+    }
+    if k.window > 0 {
+        line += &format!("; own scale {0} x {0} from scale {1} on", k.window, k.window_from);
+    }
+    line
 }

@@ -1,6 +1,7 @@
 //! The subcommands; one file each.
 
 mod board;
+mod calibrate;
 mod compare;
 mod convert;
 mod generate;
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Generate(Box<generate::Args>),
     /// Compare weights with intermediates of the official implementation.
     Golden(golden::Args),
+    /// Find the heads that look far back, so that tiers can keep more tokens for them.
+    Calibrate(calibrate::Args),
     /// Compare two models on the same tokens, such as int8 with f32.
     Compare(compare::Args),
     /// Write a model of random weights.
@@ -37,6 +40,7 @@ impl Command {
             Self::Plan(args) => args.run(),
             Self::Generate(args) => args.run(),
             Self::Golden(args) => args.run(),
+            Self::Calibrate(args) => args.run(),
             Self::Compare(args) => args.run(),
             Self::Synth(args) => args.run(),
         }
