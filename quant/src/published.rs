@@ -85,9 +85,10 @@ impl Published {
         let shape = self.shape();
         let first = shape.full_tier(numbers);
         let mut description = shape.describe(self.name, Vec::new());
+        let tokens: Vec<usize> = description.scales.iter().map(|s| s.tokens()).collect();
         for tier in tiers {
             let tier: MoreTier = tier.as_ref().parse()?;
-            description.tiers.push(tier.row(&first, &description.trunks, &[])?);
+            description.tiers.push(tier.row(&first, &description.trunks, &[], &tokens, None)?);
         }
         let shape = description.shape()?;
         let (description, file_bytes) =
