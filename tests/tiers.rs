@@ -144,3 +144,29 @@ fn an_engine_changes_tier_in_its_arena() {
     let error = Engine::with_arena(&model, least - 1).unwrap_err();
     assert_eq!(error, Error::ArenaTooSmall { need: least, got: least - 1 });
 }
+
+/// Both guidance rows in one call: the same picture, working memory for both, and half the calls.
+#[test]
+fn rows_may_run_together() {
+    use varmint::{Keep, Store, tier::KEEP_ALL};
+    let file = common::tiny();
+    let model = file.model().unwrap();
+    let mut apart = model.tier_at(0).unwrap();
+    for (guided, kept, tile) in [(4, KEEP_ALL, 16), (2, KEEP_ALL, 3), (3, 4, 5)] {
+        for cache in [Store::I8, Store::F32] {
+            (apart.guided, apart.cache, apart.tile) = (guided, cache, tile);
+            let mut most = [KEEP_ALL; 16];
+            most[2] = kept;
+            apart.keep = Keep { most: [most; 2], grid: 2, ..Keep::ALL };
+            let mut together = apart;
+            together.together = true;
+            let plans = [apart, together].map(|t| Plan::new(&model.shape, &t).unwrap());
+            plans[1].verify().unwrap();
+            let [a, b] = plans.each_ref().map(|p| image(&model, p, Scalar, request(&model, 3)));
+            assert_eq!(a, b, "guided {guided}, tile {tile}");
+            assert_eq!(image(&model, &plans[1], Cpu::detect(), request(&model, 3)), b);
+            assert!(plans[1].bytes() >= plans[0].bytes());
+            assert_eq!(plans[1].total_macs(), plans[0].total_macs());
+        }
+    }
+}

@@ -53,41 +53,101 @@ fn tile_tokens(plan: &Plan, job: &Job<'_>, t: Tile) -> usize {
     l.saturating_sub(t.at).min(plan.tier.tile)
 }
 
-/// What attention of a tile reads, and where it works.
+/// `u = LN(x) * gain + shift` for attention (`which` 0) or feed-forward (1), token by token.
+fn norm<O: Ops>(ops: &O, x: &[f32], mods: &[f32], which: usize, u: &mut [f32]) {
+    let w = mods.len() / 6;
+    let (gain, shift) = (part(mods, (2 + which) * w, w), part(mods, (4 + which) * w, w));
+    for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
+        ops.layer_norm(x, gain, shift, u);
+    }
+}
+
+/// The rows of a tile that run together, as tiles.
+fn tiles(job: &Job<'_>, t: Tile) -> impl ExactSizeIterator<Item = Tile> + Clone + use<> {
+    let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
+    (0..rows).map(move |row| Tile { row: t.row + row, ..t })
+}
+
+/// Where attention of a tile works.
 struct Look<'a> {
     job: &'a Job<'a>,
-    t: Tile,
-    past: &'a [u8],
-    now: &'a [u8],
     near: &'a mut [u8],
-    seen: &'a mut [f32],
     scratch: Scratch<'a>,
 }
 
 impl Look<'_> {
-    /// Attention of the heads of one class; `q` and `o` are `[tokens, heads of the class, hd]`.
-    fn attend<O: Ops>(
+    /// Attention of all heads of a row; `q` and `o` are `[tokens, C]`, `read` is the cache and `KvNow`.
+    #[allow(clippy::too_many_arguments, reason = "the buffers of one operation")]
+    fn all<O: Ops>(
         &mut self,
         ops: &O,
+        t: Tile,
+        read: (&[u8], &[u8]),
+        seen: &mut [f32],
+        q: &[f32],
+        temp: &mut [f32],
+        o: &mut [f32],
+    ) -> Result<(), Error> {
+        let cache = Cache::of(&self.job.model.shape, self.job.plan.layout(), t);
+        if t.at == 0 && cache.chooses() {
+            seen.fill(0.0);
+        }
+        let slabs = match cache.slabs {
+            [none, slab] | [slab, none] if none.of.heads == 0 => {
+                return self.class(ops, t, &slab, read, seen, q, o);
+            }
+            slabs => slabs,
+        };
+        // Class by class: its queries together in `temp`, its outputs in `o`; then in the order of heads.
+        let w = slabs.iter().map(|s| s.of.width()).sum::<usize>();
+        let n = q.len() / w;
+        let mut done = 0;
+        for slab in &slabs {
+            let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
+            let mine = part_mut(temp, 0, n * wide);
+            for (m, q) in mine.chunks_exact_mut(wide).zip(q.chunks_exact(w)) {
+                m.copy_from_slice_checked(part(q, at, wide));
+            }
+            self.class(ops, t, slab, read, seen, mine, part_mut(o, done, n * wide))?;
+            done += n * wide;
+        }
+        let mut from = 0;
+        for slab in &slabs {
+            let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
+            for (i, row) in temp.chunks_exact_mut(w).enumerate() {
+                part_mut(row, at, wide).copy_from_slice_checked(part(o, from + i * wide, wide));
+            }
+            from += n * wide;
+        }
+        o.copy_from_slice_checked(temp);
+        Ok(())
+    }
+
+    /// Attention of the heads of one class; `q` and `o` are `[tokens, heads of the class, hd]`.
+    #[allow(clippy::too_many_arguments, reason = "the buffers of one operation")]
+    fn class<O: Ops>(
+        &mut self,
+        ops: &O,
+        t: Tile,
         slab: &Slab,
+        read: (&[u8], &[u8]),
+        seen: &mut [f32],
         q: &[f32],
         o: &mut [f32],
     ) -> Result<(), Error> {
-        let (job, t) = (self.job, self.t);
-        let map = job.model.shape.config.scale(t.scale);
+        let map = self.job.model.shape.config.scale(t.scale);
         let of = slab.of;
         let heads = Heads { width: of.width(), dim: of.dim };
-        let read = (self.past, self.now);
         if slab.choose.is_some() {
-            observe(map, job, slab, (t.at, q), read, self.scratch.scores, self.seen)?;
+            observe(map, self.job, slab, (t.at, q), read, self.scratch.scores, seen)?;
         }
-        let past = slab.past(self.past)?;
-        let side = job.plan.tier.keep.window_at(t.scale);
+        let past = slab.past(read.0)?;
+        let side = self.job.plan.tier.keep.window_at(t.scale);
         if side == 0 || side >= map.h as usize && side >= map.w as usize {
             let kv = if slab.direct {
                 [(past, slab.before + slab.l), (past, 0)]
             } else {
-                [(past, slab.before), (slab.own(self.past, self.now)?.0, slab.l)]
+                [(past, slab.before), (slab.own(read.0, read.1)?.0, slab.l)]
             };
             ops.attend(heads, q, kv, &mut self.scratch, o);
             return Ok(());
@@ -97,7 +157,7 @@ impl Look<'_> {
             let (y, x, h, w) = neighbourhood(map, side, t.at + i);
             for j in 0..h * w {
                 let from = (y + j / w) * map.w as usize + x + j % w;
-                slab.gather(self.past, self.now, from, self.near, h * w, j);
+                slab.gather(read.0, read.1, from, self.near, h * w, j);
             }
             let kv = [(past, slab.before), (slab.gathered(self.near, h * w)?, h * w)];
             ops.attend(heads, q, kv, &mut self.scratch, o);
@@ -190,11 +250,12 @@ impl<O: Ops> Host<'_, O> {
         let w = trunk.width as usize;
         let weights = job.model.block(t.trunk, t.block);
         let [ada, out] = self.arena.take(job.plan, [Buf::Ada, Buf::Mod])?;
+        let to = if job.plan.tier.together { t.row } else { 0 };
         let place = match weights.ada {
             Ada::Own(_) => t.row * trunk.depth as usize + t.block,
             Ada::Offsets(_) => t.row,
         };
-        let out = part_mut(nums::<f32>(out)?, 0, 6 * w);
+        let out = part_mut(nums::<f32>(out)?, to * 6 * w, 6 * w);
         out.copy_from_slice_checked(part(nums::<f32>(ada)?, place * 6 * w, 6 * w));
         if let Ada::Offsets(offsets) = weights.ada {
             for (o, &v) in out.iter_mut().zip(offsets) {
@@ -209,36 +270,46 @@ impl<O: Ops> Host<'_, O> {
 
     /// Keys and values of a tile, into the cache or into `KvNow`.
     pub(crate) fn keys(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
+        let (tiles, first) = (tiles(job, t), t.row);
         if t.at == 0 {
-            self.modulation(job, t)?;
+            for t in tiles.clone() {
+                self.modulation(job, t)?;
+            }
         }
         let trunk = *job.model.shape.trunk(t.trunk);
         let w = trunk.width as usize;
         let n = tile_tokens(job.plan, job, t);
-        let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
-        let bufs = [Buf::X, Buf::Work, Buf::Mod, Buf::Rows, Buf::RowScale, Buf::KvNow, cache.buf];
-        let [x, work, mods, rows, scale, now, past] = self.arena.take(job.plan, bufs)?;
-        let x = x_rows(nums(x)?, job, w, t.row, t.at, n)?;
-        let mods = nums::<f32>(mods)?;
-        let (u, rest) = split(nums::<f32>(work)?, n * w)?;
-        let out = rest.get_mut(..2 * n * w).ok_or(Error::PlanMismatch)?;
-        for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
-            self.ops.layer_norm(x, part(mods, 2 * w, w), part(mods, 4 * w, w), u);
+        let m = n * tiles.len();
+        let [kv, kv_null] = Cache::bufs(job, t);
+        let bufs = [Buf::X, Buf::Work, Buf::Mod, Buf::Rows, Buf::RowScale, Buf::KvNow, kv, kv_null];
+        let [x, work, mods, rows, scale, now, kv, kv_null] = self.arena.take(job.plan, bufs)?;
+        let (x, mods) = (nums::<f32>(x)?, nums::<f32>(mods)?);
+        let (u, rest) = split(nums::<f32>(work)?, m * w)?;
+        let out = rest.get_mut(..2 * m * w).ok_or(Error::PlanMismatch)?;
+        let lots = tiles.clone().zip(mods.chunks_exact(6 * w)).zip(u.chunks_exact_mut(n * w));
+        for ((t, mods), u) in lots {
+            norm(&self.ops, x_rows(x, job, w, t.row, t.at, n)?, mods, 0, u);
         }
         let qkv = job.model.block(t.trunk, t.block).qkv;
         let lin = Linear { w: qkv.w.rows_from(w, 2 * w), bias: part(qkv.bias, w, 2 * w) };
-        linear(&self.ops, u, n, &lin, rows, nums(scale)?, out)?;
-        for (i, kv_row) in out.chunks_exact_mut(2 * w).enumerate() {
-            let (k, v) = split(kv_row, w)?;
-            if trunk.l2_norm {
-                for head in k.chunks_exact_mut(trunk.head_dim()) {
-                    self.ops.normalize_heads(head, trunk.head_dim(), &[1.0]);
+        linear(&self.ops, u, m, &lin, rows, nums(scale)?, out)?;
+        let room = now.len() / tiles.len();
+        let lots = tiles.zip(now.chunks_exact_mut(room)).zip(out.chunks_exact_mut(n * 2 * w));
+        for ((t, now), out) in lots {
+            let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
+            let past = if t.row == first { &mut *kv } else { &mut *kv_null };
+            for (i, kv_row) in out.chunks_exact_mut(2 * w).enumerate() {
+                let (k, v) = split(kv_row, w)?;
+                if trunk.l2_norm {
+                    for head in k.chunks_exact_mut(trunk.head_dim()) {
+                        self.ops.normalize_heads(head, trunk.head_dim(), &[1.0]);
+                    }
                 }
-            }
-            for slab in cache.slabs.iter().filter(|s| s.of.heads > 0) {
-                let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
-                slab.store(&self.ops, past, now, 0, t.at + i, part(k, at, wide))?;
-                slab.store(&self.ops, past, now, 1, t.at + i, part(v, at, wide))?;
+                for slab in cache.slabs.iter().filter(|s| s.of.heads > 0) {
+                    let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
+                    slab.store(&self.ops, past, now, 0, t.at + i, part(k, at, wide))?;
+                    slab.store(&self.ops, past, now, 1, t.at + i, part(v, at, wide))?;
+                }
             }
         }
         Ok(())
@@ -246,11 +317,13 @@ impl<O: Ops> Host<'_, O> {
 
     /// Attention and feed-forward of a tile.
     pub(crate) fn mix(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
+        let (tiles, first) = (tiles(job, t), t.row);
         let trunk = *job.model.shape.trunk(t.trunk);
         let (w, dim, hidden) = (trunk.width as usize, trunk.head_dim(), trunk.hidden as usize);
         let n = tile_tokens(job.plan, job, t);
-        let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
+        let m = n * tiles.len();
         let weights = job.model.block(t.trunk, t.block);
+        let [kv, kv_null] = Cache::bufs(job, t);
         let bufs = [
             Buf::X,
             Buf::Work,
@@ -262,22 +335,23 @@ impl<O: Ops> Host<'_, O> {
             Buf::KvNow,
             Buf::Seen,
             Buf::Near,
-            cache.buf,
+            kv,
+            kv_null,
         ];
-        let [x, work, mods, rows, scale, scores, head, now, seen, near, past] =
+        let [x, work, mods, rows, scale, scores, head, now, seen, near, kv, kv_null] =
             self.arena.take(job.plan, bufs)?;
-        let x = x_rows(nums(x)?, job, w, t.row, t.at, n)?;
-        let (mods, scale) = (nums::<f32>(mods)?, nums::<f32>(scale)?);
-        let (u, rest) = split(nums::<f32>(work)?, n * w)?;
+        let (x, mods, scale) = (nums::<f32>(x)?, nums::<f32>(mods)?, nums::<f32>(scale)?);
+        let (u, rest) = split(nums::<f32>(work)?, m * w)?;
+        let lots = || tiles.clone().zip(mods.chunks_exact(6 * w));
         {
-            let (q, rest) = split(rest, n * w)?;
-            let (o, spare) = split(rest, n * w)?;
-            for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
-                self.ops.layer_norm(x, part(mods, 2 * w, w), part(mods, 4 * w, w), u);
+            let (q, rest) = split(rest, m * w)?;
+            let (o, spare) = split(rest, m * w)?;
+            for ((t, mods), u) in lots().zip(u.chunks_exact_mut(n * w)) {
+                norm(&self.ops, x_rows(x, job, w, t.row, t.at, n)?, mods, 0, u);
             }
             let qkv = weights.qkv;
             let lin = Linear { w: qkv.w.rows_from(0, w), bias: part(qkv.bias, 0, w) };
-            linear(&self.ops, u, n, &lin, rows, scale, q)?;
+            linear(&self.ops, u, m, &lin, rows, scale, q)?;
             for q in q.chunks_exact_mut(w) {
                 if trunk.l2_norm {
                     self.ops.normalize_heads(q, dim, weights.query_scale);
@@ -296,60 +370,43 @@ impl<O: Ops> Host<'_, O> {
             let probs = nums(p.get_mut(..2 * tokens).ok_or(Error::PlanMismatch)?)?;
             let mut scratch = Scratch { scores: nums(s)?, probs, sums: nums(sums)?, query };
             // The hidden layer's place is free until then, and mostly larger than what was planned.
-            let keys = cache.slabs.iter().map(|s| s.before + s.l).max().unwrap_or(0);
+            let keys = Cache::of(&job.model.shape, job.plan.layout(), t).keys();
             let places = 2 * spare.len() / (3 * keys.max(1)) * keys;
             if job.plan.tier.cache == Store::I8 && places > tokens {
                 let (s, p) = split(spare, places)?;
                 scratch.scores = s;
                 scratch.probs = try_cast_slice_mut(p).map_err(|_| Error::PlanMismatch)?;
             }
+            let mut look = Look { job, near, scratch };
             let seen = nums::<f32>(seen)?;
-            if t.at == 0 && cache.chooses() {
-                seen.fill(0.0);
+            let (room, seen_room) = (now.len() / tiles.len(), seen.len() / tiles.len());
+            for (i, t) in tiles.clone().enumerate() {
+                let past = if t.row == first { &*kv } else { &*kv_null };
+                let read = (past, part(now, i * room, room));
+                let seen = part_mut(seen, i * seen_room, seen_room);
+                let (q, o) = (part(q, i * n * w, n * w), part_mut(o, i * n * w, n * w));
+                look.all(&self.ops, t, read, seen, q, part_mut(u, 0, n * w), o)?;
             }
-            let mut look = Look { job, t, past, now, near, seen, scratch };
-            match cache.slabs {
-                [none, slab] | [slab, none] if none.of.heads == 0 => {
-                    look.attend(&self.ops, &slab, q, o)?;
-                }
-                slabs => {
-                    // Class by class: its queries together in `u`, its outputs in `o`; then in the order of heads.
-                    let mut done = 0;
-                    for slab in &slabs {
-                        let (at, wide) = (slab.of.first * dim, slab.of.width());
-                        let mine = part_mut(u, 0, n * wide);
-                        for (u, q) in mine.chunks_exact_mut(wide).zip(q.chunks_exact(w)) {
-                            u.copy_from_slice_checked(part(q, at, wide));
-                        }
-                        look.attend(&self.ops, slab, mine, part_mut(o, done, n * wide))?;
-                        done += n * wide;
-                    }
-                    let mut from = 0;
-                    for slab in &slabs {
-                        let (at, wide) = (slab.of.first * dim, slab.of.width());
-                        for (i, u) in u.chunks_exact_mut(w).enumerate() {
-                            let o = part(o, from + i * wide, wide);
-                            part_mut(u, at, wide).copy_from_slice_checked(o);
-                        }
-                        from += n * wide;
-                    }
-                    o.copy_from_slice_checked(u);
+            linear(&self.ops, o, m, &weights.proj, rows, scale, u)?;
+            for ((t, mods), u) in lots().zip(u.chunks_exact(n * w)) {
+                let x = x_rows(x, job, w, t.row, t.at, n)?;
+                for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
+                    self.ops.add_gated(x, part(mods, 0, w), y);
                 }
             }
-            linear(&self.ops, o, n, &weights.proj, rows, scale, u)?;
-            for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
-                self.ops.add_gated(x, part(mods, 0, w), y);
-            }
         }
-        let h = rest.get_mut(..n * hidden).ok_or(Error::PlanMismatch)?;
-        for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
-            self.ops.layer_norm(x, part(mods, 3 * w, w), part(mods, 5 * w, w), u);
+        let h = rest.get_mut(..m * hidden).ok_or(Error::PlanMismatch)?;
+        for ((t, mods), u) in lots().zip(u.chunks_exact_mut(n * w)) {
+            norm(&self.ops, x_rows(x, job, w, t.row, t.at, n)?, mods, 1, u);
         }
-        linear(&self.ops, u, n, &weights.fc1, rows, scale, h)?;
+        linear(&self.ops, u, m, &weights.fc1, rows, scale, h)?;
         self.ops.gelu(h);
-        linear(&self.ops, h, n, &weights.fc2, rows, scale, u)?;
-        for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
-            self.ops.add_gated(x, part(mods, w, w), y);
+        linear(&self.ops, h, m, &weights.fc2, rows, scale, u)?;
+        for ((t, mods), u) in lots().zip(u.chunks_exact(n * w)) {
+            let x = x_rows(x, job, w, t.row, t.at, n)?;
+            for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
+                self.ops.add_gated(x, part(mods, w, w), y);
+            }
         }
         Ok(())
     }

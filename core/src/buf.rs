@@ -69,6 +69,8 @@ pub enum Buf {
     Seen,
     /// Keys and values of the neighbourhood of one token.
     Near,
+    /// No bytes: stands where an operation has one buffer less.
+    Nothing,
     /// The largest stretch of the arena in which nothing lives while a decoder layer runs, `ConvScratch`
     /// included: the kernels of 3x3 convolutions work in it.
     Spare(usize),
@@ -107,7 +109,7 @@ impl Buf {
             Self::OutRows => 21,
             Self::Rgb => 22,
             Self::MapQkv => 23,
-            Self::ConvScratch | Self::Spare(_) => 24,
+            Self::ConvScratch | Self::Spare(_) | Self::Nothing => 24,
             Self::Seen => 25,
             Self::Near => 26,
             Self::Kv(row, j) => KV0 + (row & 1) * MAX_SCALES + j % MAX_SCALES,

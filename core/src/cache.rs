@@ -14,7 +14,7 @@ use half::f16;
 use crate::bytes::{part, part_mut, up};
 use crate::config::{Config, Shape, Trunk};
 use crate::error::Error;
-use crate::host::{nums, nums_ref, split};
+use crate::host::{Job, nums, nums_ref, split};
 use crate::ops::{Kv, Ops};
 use crate::plan::{ARENA_ALIGN, Buf};
 use crate::stage::Tile;
@@ -191,6 +191,19 @@ impl Cache {
             slab
         });
         Self { buf: Buf::Kv(t.row, j), slabs }
+    }
+
+    /// The buffers of the rows of a tile: of its own, and of the other one where both run together.
+    pub(crate) fn bufs(job: &Job<'_>, t: Tile) -> [Buf; 2] {
+        let (shape, tier) = (&job.model.shape, &job.plan.tier);
+        let of = |row| Self::of(shape, job.plan.layout(), Tile { row, ..t }).buf;
+        let both = tier.rows_at_once(t.trunk, t.scale) > 1;
+        [of(t.row), if both { of(t.row + 1) } else { Buf::Nothing }]
+    }
+
+    /// Keys that a token sees, at most.
+    pub(crate) fn keys(&self) -> usize {
+        self.slabs.iter().map(|s| s.before + s.l).max().unwrap_or(0)
     }
 
     /// Whether tokens have to be chosen after the scale.

@@ -122,6 +122,11 @@ impl<O: Ops> Host<'_, O> {
         let [now, seen, scores, past] =
             self.arena.take(job.plan, [Buf::KvNow, Buf::Seen, Buf::Scores, cache.buf])?;
         let (seen, ranks) = (nums::<f32>(seen)?, nums::<u32>(scores)?);
+        // The shares of this row, where both run together.
+        let rows = tier.rows_at_once(t.trunk, t.scale);
+        let (room, share) = (now.len() / rows, seen.len() / rows);
+        let row = if rows > 1 { t.row } else { 0 };
+        let (now, seen) = (part(now, row * room, room), part(seen, row * share, share));
         for slab in cache.slabs.iter().filter(|s| s.of.heads > 0) {
             let Some(room) = slab.choose else { continue };
             let n = slab.before + slab.l;

@@ -140,7 +140,9 @@ const fn trunk(
     b.add(Buf::Ada, product([4, rows, mods, 6, w]), setup, end);
     b.add(Buf::HeadAda, 4 * rows * 2 * w, setup, end);
     b.add(Buf::X, product([4, rows, c.max_tokens(), w]), start, end);
-    b.add(Buf::Mod, 4 * 6 * w, start, end);
+    let at_once = if tier.together { tier.rows(from) } else { 1 };
+    b.add(Buf::Mod, product([4, at_once, 6, w]), start, end);
+    let tile = tile * at_once;
     let head = if tile > HEAD_TILE { tile } else { HEAD_TILE };
     // Keys: input C, output 2C. Attention: input, query, output. Feed-forward: input, hidden.
     let work = max(max(3 * w, w + hidden).saturating_mul(tile), w * head);
@@ -161,7 +163,8 @@ const fn trunk(
                 if let Some(last) = row_last_scale(layout, row, j)
                     && let Some(ends) = row_last_scale(tier, row, ends)
                 {
-                    b.add(Buf::KvNow, now_bytes(shape, layout, set, block, last), start, end);
+                    let now = now_bytes(shape, layout, set, block, last);
+                    b.add(Buf::KvNow, now.saturating_mul(at_once), start, end);
                     let past = past_bytes(shape, layout, set, block, last);
                     if past > 0 {
                         b.grow(Buf::Kv(row, j), past, start, scale_tick(ends));
@@ -178,7 +181,7 @@ const fn trunk(
         let tick = if k < from { start } else { scale_tick(k) };
         if k + 1 < s && (keep.drops(c, 0, k) || keep.drops(c, 1, k)) {
             let keys = max(keep.before(c, 0, k), keep.before(c, 1, k)) + c.scale(k).tokens();
-            b.add(Buf::Seen, product([4, heads, keys]), tick, tick);
+            b.add(Buf::Seen, product([4, at_once, heads, keys]), tick, tick);
         }
         let side = keep.window_at(k);
         let (h, wide) = (c.scale(k).h as usize, c.scale(k).w as usize);

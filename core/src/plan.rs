@@ -288,6 +288,7 @@ impl Plan {
     pub const fn buffer(&self, buf: Buf) -> Buffer {
         match buf {
             Buf::Spare(layer) => self.spare(layer),
+            Buf::Nothing => Buffer { size: 0, offset: 0, first: 0, last: 0 },
             _ => self.buffers[buf.index()],
         }
     }

@@ -101,7 +101,7 @@ pub struct Tile {
     pub trunk: usize,
     /// Scale.
     pub scale: usize,
-    /// 0 conditional, 1 unconditional.
+    /// 0 conditional, 1 unconditional; the first of both where they run together.
     pub row: usize,
     /// Block.
     pub block: usize,
@@ -221,12 +221,14 @@ impl Stage {
                 if keep.drops(c, 0, t.scale) || keep.drops(c, 1, t.scale) {
                     return Self::Keep(Tile { at: 0, ..t });
                 }
-                Self::Keep(t).next(shape, tier)
+                let row = t.row + tier.rows_at_once(t.trunk, t.scale) - 1;
+                Self::Keep(Tile { row, ..t }).next(shape, tier)
             }
             Self::Keep(t) => {
                 // Both rows of a block one after the other: its weights are still near.
                 if t.row + 1 < tier.rows_of(t.trunk, t.scale) {
-                    return Self::Keys(Tile { row: t.row + 1, at: 0, ..t });
+                    let next = Tile { row: t.row + 1, at: 0, ..t };
+                    return if tier.together { Self::Keep(next) } else { Self::Keys(next) };
                 }
                 match next_block(tier.blocks_of(t.trunk, t.scale), t.block + 1) {
                     Some(block) => Self::Keys(Tile { row: 0, block, at: 0, ..t }),
@@ -290,7 +292,8 @@ impl Stage {
             }
             Self::Keys(t) => {
                 let w = width(shape, t.trunk);
-                tile_len(c.scale(t.scale).tokens(), t.at, tier.tile) * 2 * w * w
+                let rows = tier.rows_at_once(t.trunk, t.scale) as u64;
+                rows * tile_len(c.scale(t.scale).tokens(), t.at, tier.tile) * 2 * w * w
             }
             Self::Mix(t) => {
                 let (w, hidden) = (width(shape, t.trunk), shape.trunk(t.trunk).hidden as u64);
@@ -312,7 +315,8 @@ impl Stage {
                     looks += classes[i].width() as u64 * rows;
                     i += 1;
                 }
-                n * (2 * w * w + 2 * w * hidden) + looks
+                let rows = tier.rows_at_once(t.trunk, t.scale) as u64;
+                rows * (n * (2 * w * w + 2 * w * hidden) + looks)
             }
             Self::Head { scale, at } => {
                 let n = tile_len(c.scale(scale).tokens(), at, HEAD_TILE);

@@ -196,6 +196,9 @@ pub struct Tier {
     /// and weights there. They use whatever the arena has free anyway, so 0 is common; more is faster,
     /// the bits are the same.
     pub conv_scratch: usize,
+    /// Whether both rows of a tile run in one call of a block, which reads its weights once for both but
+    /// needs working memory for both; else one after the other. The same bits.
+    pub together: bool,
     /// What stays in the cache, and what a token sees.
     pub keep: Keep,
 }
@@ -288,6 +291,11 @@ impl Tier {
         if k < self.guided { 2 } else { 1 }
     }
 
+    /// Rows of `trunk` at scale `k` that run in one call.
+    pub const fn rows_at_once(&self, trunk: usize, k: usize) -> usize {
+        if self.together { self.rows_of(trunk, k) } else { 1 }
+    }
+
     /// The last scale at which block `b` of `trunk` runs, if it runs at all.
     pub const fn last_scale(&self, trunk: usize, b: usize, n_scales: usize) -> Option<usize> {
         let mut k = n_scales;
@@ -355,6 +363,7 @@ impl Tier {
             tile: u16_at(b, o + 164) as usize,
             strip: u16_at(b, o + 166) as usize,
             conv_scratch: u32_at(b, o + 168) as usize,
+            together: u8_at(b, o + 177) == 1,
             keep: match Keep::parse(b, at, o, n) {
                 Ok(keep) => keep,
                 Err(e) => return Err(e),
@@ -421,7 +430,10 @@ impl Tier {
         if t.conv_scratch > MAX_CONV_SCRATCH {
             return bad(at + 168);
         }
-        let mut z = 177;
+        if u8_at(b, o + 177) > 1 {
+            return bad(at + 177);
+        }
+        let mut z = 178;
         while z < 192 {
             if u8_at(b, o + z) != 0 {
                 return bad(at + z);

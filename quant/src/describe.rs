@@ -176,6 +176,7 @@ fn tiers(
         tile: options.tile,
         strip: options.strip,
         conv_scratch: options.conv_scratch,
+        together: false,
         keep: varmint_core::Keep::ALL,
     }];
     let mut decoders = vec![FULL.to_owned()];

@@ -55,6 +55,8 @@ pub struct TierRow {
     pub strip: u16,
     /// Bytes kept free for the kernels of the decoder's 3x3 convolutions.
     pub conv_scratch: u32,
+    /// Whether both rows of a tile run in one call of a block.
+    pub together: bool,
     /// What stays in the cache, and what a token sees.
     pub keep: Keep,
 }
@@ -240,6 +242,7 @@ fn tier(t: &TierRow) -> Record {
     }
     r.put(160, &[t.cache as u8, t.maps as u8, t.guided, t.decoder]);
     r.u16(164, t.tile).u16(166, t.strip).u32(168, t.conv_scratch);
+    r.put(177, &[u8::from(t.together)]);
     let k = &t.keep;
     r.put(172, &[k.window, k.window_from, k.grid, k.pool, k.protect].map(|v| v as u8));
     for (i, most) in k.most.iter().flatten().enumerate() {

@@ -60,6 +60,7 @@ impl Shape {
             tile: 128,
             strip: 8,
             conv_scratch: 0,
+            together: false,
             keep: varmint_core::Keep::ALL,
         }
     }

@@ -102,12 +102,15 @@ pub struct MoreTier {
     pub refiner: Option<usize>,
     /// Block lists, and the scale from which each holds.
     pub blocks: Vec<(Blocks, usize)>,
+    /// Whether both guidance rows run in one call of a block.
+    pub together: Option<bool>,
     /// What stays in the cache, and what a token sees.
     pub keep: KeepKeys,
 }
 
 /// What a value may be, in the order in which `--help` has them.
-const KEYS: &str = "tile=N, strip=N, scratch=BYTES, guided=SCALES, cache=f32|f16|i8, decoder=NAME, \
+const KEYS: &str = "tile=N, strip=N, scratch=BYTES, guided=SCALES, rows=together|apart, \
+                    cache=f32|f16|i8, decoder=NAME, \
                     refiner=SCALE, blocks=N@SCALE or blocks=0+2+5@SCALE, keep=OTHERS/WIDE@SCALE or \
                     keep=calibrated, grid=N, pool=N, protect=SCALES, window=SIDE@SCALE";
 
@@ -132,6 +135,15 @@ impl FromStr for MoreTier {
                 "guided" => tier.guided = Some(value.parse().map_err(wrong)?),
                 "refiner" => tier.refiner = Some(value.parse().map_err(wrong)?),
                 "decoder" => tier.decoder = Some(value.to_owned()),
+                "rows" => {
+                    tier.together = match value {
+                        "together" => Some(true),
+                        "apart" => Some(false),
+                        _ => {
+                            return Err(bad(&format!("rows run together or apart, not `{value}`")));
+                        }
+                    };
+                }
                 "cache" => {
                     let stores = [("f32", Store::F32), ("f16", Store::F16), ("i8", Store::I8)];
                     let store = stores.into_iter().find(|(name, _)| *name == value);
@@ -184,6 +196,7 @@ impl MoreTier {
             tile: self.tile.unwrap_or(first.tile),
             strip: self.strip.unwrap_or(first.strip),
             conv_scratch: self.conv_scratch.unwrap_or(first.conv_scratch),
+            together: self.together.unwrap_or(first.together),
             keep: self.keep.rules(tokens, budgets).map_err(bad)?,
         })
     }

@@ -222,6 +222,7 @@ fn widths_are_padded() {
             tile: 16,
             strip: 8,
             conv_scratch: 0,
+            together: false,
             keep: varmint_core::Keep::ALL,
         }],
     };

@@ -37,7 +37,7 @@ fn reserved_bytes_are_zero() {
         (trunk + 31, Fault::Config),
         (trunk + 32 + 3, Fault::Config),
         (trunk + 95, Fault::Config),
-        (tier + 177, Fault::Tier),
+        (tier + 178, Fault::Tier),
         (tier + 191, Fault::Tier),
         (config - 1, Fault::Section),
     ];
