@@ -13,6 +13,7 @@ use crate::cache::{Cache, Slab};
 use crate::error::Error;
 use crate::host::{Host, Job, linear, nums, split};
 use crate::keep::{neighbourhood, observe};
+use crate::lifetimes::second_row;
 use crate::model::{Ada, Linear};
 use crate::num::silu;
 use crate::ops::{Heads, Ops, Scratch};
@@ -34,16 +35,11 @@ impl<T: Copy> CopyChecked<T> for [T] {
     }
 }
 
-/// Tokens `at..at + n` of the residual stream of `row`, `w` channels wide.
-fn x_rows<'a>(
-    x: &'a mut [f32],
-    job: &Job<'_>,
-    w: usize,
-    row: usize,
-    at: usize,
-    n: usize,
-) -> Result<&'a mut [f32], Error> {
-    let from = (row * job.model.shape.config.max_tokens() + at) * w;
+/// Tokens `t.at..t.at + n` of the residual stream of a row.
+fn x_rows<'a>(x: &'a mut [f32], job: &Job<'_>, t: Tile, n: usize) -> Result<&'a mut [f32], Error> {
+    let shape = &job.model.shape;
+    let w = shape.trunk(t.trunk).width as usize;
+    let from = (t.row * second_row(shape, &job.plan.tier, t.trunk) + t.at) * w;
     x.get_mut(from..from + n * w).ok_or(Error::PlanMismatch)
 }
 
@@ -288,7 +284,7 @@ impl<O: Ops> Host<'_, O> {
         let out = rest.get_mut(..2 * m * w).ok_or(Error::PlanMismatch)?;
         let lots = tiles.clone().zip(mods.chunks_exact(6 * w)).zip(u.chunks_exact_mut(n * w));
         for ((t, mods), u) in lots {
-            norm(&self.ops, x_rows(x, job, w, t.row, t.at, n)?, mods, 0, u);
+            norm(&self.ops, x_rows(x, job, t, n)?, mods, 0, u);
         }
         let qkv = job.model.block(t.trunk, t.block).qkv;
         let lin = Linear { w: qkv.w.rows_from(w, 2 * w), bias: part(qkv.bias, w, 2 * w) };
@@ -347,7 +343,7 @@ impl<O: Ops> Host<'_, O> {
             let (q, rest) = split(rest, m * w)?;
             let (o, spare) = split(rest, m * w)?;
             for ((t, mods), u) in lots().zip(u.chunks_exact_mut(n * w)) {
-                norm(&self.ops, x_rows(x, job, w, t.row, t.at, n)?, mods, 0, u);
+                norm(&self.ops, x_rows(x, job, t, n)?, mods, 0, u);
             }
             let qkv = weights.qkv;
             let lin = Linear { w: qkv.w.rows_from(0, w), bias: part(qkv.bias, 0, w) };
@@ -389,7 +385,7 @@ impl<O: Ops> Host<'_, O> {
             }
             linear(&self.ops, o, m, &weights.proj, rows, scale, u)?;
             for ((t, mods), u) in lots().zip(u.chunks_exact(n * w)) {
-                let x = x_rows(x, job, w, t.row, t.at, n)?;
+                let x = x_rows(x, job, t, n)?;
                 for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
                     self.ops.add_gated(x, part(mods, 0, w), y);
                 }
@@ -397,13 +393,13 @@ impl<O: Ops> Host<'_, O> {
         }
         let h = rest.get_mut(..m * hidden).ok_or(Error::PlanMismatch)?;
         for ((t, mods), u) in lots().zip(u.chunks_exact_mut(n * w)) {
-            norm(&self.ops, x_rows(x, job, w, t.row, t.at, n)?, mods, 1, u);
+            norm(&self.ops, x_rows(x, job, t, n)?, mods, 1, u);
         }
         linear(&self.ops, u, m, &weights.fc1, rows, scale, h)?;
         self.ops.gelu(h);
         linear(&self.ops, h, m, &weights.fc2, rows, scale, u)?;
         for ((t, mods), u) in lots().zip(u.chunks_exact(n * w)) {
-            let x = x_rows(x, job, w, t.row, t.at, n)?;
+            let x = x_rows(x, job, t, n)?;
             for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
                 self.ops.add_gated(x, part(mods, w, w), y);
             }
@@ -425,7 +421,7 @@ impl<O: Ops> Host<'_, O> {
         let logits = nums::<f32>(logits)?;
         let u = part_mut(nums::<f32>(work)?, 0, n * w);
         for row in 0..job.plan.tier.rows(scale) {
-            let x = x_rows(x, job, w, row, at, n)?;
+            let x = x_rows(x, job, Tile { trunk, scale, row, block: 0, at }, n)?;
             let ada = part(ada, row * 2 * w, 2 * w);
             for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
                 self.ops.layer_norm(x, part(ada, 0, w), part(ada, w, w), u);

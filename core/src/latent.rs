@@ -8,7 +8,7 @@
 use crate::bytes::{part, part_mut, up};
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
-use crate::lifetimes::next_place;
+use crate::lifetimes::{next_place, second_row};
 use crate::ops::{Ops, Taps};
 use crate::plan::{ARENA_ALIGN, Buf};
 use crate::tensor::Data;
@@ -60,7 +60,7 @@ impl<O: Ops> Host<'_, O> {
         let weights = job.model.trunk(trunk);
         let (l, offset) = (c.scale(scale).tokens(), c.tokens_before(scale));
         let rows = tier.rows_of(trunk, scale);
-        let second = c.max_tokens() * w;
+        let second = second_row(shape, tier, trunk) * w;
         if scale == 0 {
             let [x, cond] = self.arena.take(job.plan, [Buf::X, Buf::Cond])?;
             let (x, cond) = (nums::<f32>(x)?, nums::<f32>(cond)?);

@@ -86,6 +86,24 @@ pub(crate) const fn next_place(shape: &Shape, tier: &Tier, k: usize) -> usize {
     if handoff == 0 { 0 } else { shape.config.tokens_before(k) }
 }
 
+/// Where the second row of the residual stream of trunk `set` begins, in tokens: behind the largest scale that has two.
+pub const fn second_row(shape: &Shape, tier: &Tier, set: usize) -> usize {
+    x_tokens(shape, tier, set, true)
+}
+
+/// The most tokens of a scale over which trunk `set` runs; or of one at which it runs both rows.
+const fn x_tokens(shape: &Shape, tier: &Tier, set: usize, both: bool) -> usize {
+    let c = &shape.config;
+    let (mut k, mut most) = (0, 0);
+    while k < c.n_scales() && tier.trunk(k) <= set {
+        if !both || tier.rows_of(set, k) == 2 {
+            most = max(most, c.scale(k).tokens());
+        }
+        k += 1;
+    }
+    most
+}
+
 /// The transformers. The sizes of what outlives a scale are those of `layout`, which is `tier` itself unless the
 /// image began in another one.
 pub(crate) const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier, layout: &Tier) {
@@ -133,13 +151,14 @@ const fn trunk(
     }
     let start = scale_tick(from);
     let (setup, end) = (if from == 0 { 0 } else { start }, scale_tick(until));
-    let tile = if tier.tile < c.max_tokens() { tier.tile } else { c.max_tokens() };
+    let tile = min(tier.tile, x_tokens(shape, tier, set, false));
     let mods = if t.shared_aln { 1 } else { t.depth as usize };
 
     b.add(Buf::Cond, 4 * rows * w, setup, start);
     b.add(Buf::Ada, product([4, rows, mods, 6, w]), setup, end);
     b.add(Buf::HeadAda, 4 * rows * 2 * w, setup, end);
-    b.add(Buf::X, product([4, rows, c.max_tokens(), w]), start, end);
+    let stream = max(x_tokens(shape, tier, set, false), 2 * second_row(shape, tier, set));
+    b.add(Buf::X, product([4, stream, w]), start, end);
     let at_once = if tier.together { tier.rows(from) } else { 1 };
     b.add(Buf::Mod, product([4, at_once, 6, w]), start, end);
     let tile = tile * at_once;

@@ -21,8 +21,8 @@ pub use crate::buf::{Buf, BufName, Buffer, MAX_BUFFERS};
 use crate::config::Shape;
 use crate::error::Error;
 use crate::file::{Container, Kind};
-pub use crate::lifetimes::level_maps;
 use crate::lifetimes::{Builder, decoder, scale_tick, transformer};
+pub use crate::lifetimes::{level_maps, second_row};
 use crate::stage::Stage;
 use crate::tier::Tier;
 

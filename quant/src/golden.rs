@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use varmint_core::config::MAX_TABLES;
-use varmint_core::plan::level_maps;
+use varmint_core::plan::{level_maps, second_row};
 use varmint_core::tensor::Layer;
 use varmint_core::{
     Buf, Generator, Host, Model, Ops, Pass, Plan, Request, Sampling, Stage, Store, Tier,
@@ -364,7 +364,8 @@ impl Watch<'_> {
                 let l = c.scale(scale).tokens();
                 let x = floats(g.view(Buf::X)?);
                 for row in 0..2 {
-                    let ours = &x[row * c.max_tokens() * w..][..l * w];
+                    let second = second_row(shape, &self.plan.tier, 0);
+                    let ours = &x[row * second * w..][..l * w];
                     tally.add(
                         &format!("s{scale}.x_in"),
                         row_of(row) * l * w,
@@ -378,7 +379,8 @@ impl Watch<'_> {
                 let l = c.scale(tile.scale).tokens();
                 if tile.at + self.plan.tier.tile >= l {
                     let x = floats(g.view(Buf::X)?);
-                    let ours = &x[tile.row * c.max_tokens() * w..][..l * w];
+                    let second = second_row(shape, &self.plan.tier, 0);
+                    let ours = &x[tile.row * second * w..][..l * w];
                     let name = format!("s{}.block{}.out", tile.scale, tile.block);
                     tally.add(&name, row_of(tile.row) * l * w, ours, t.logits, false);
                 }
