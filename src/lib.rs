@@ -8,7 +8,7 @@
 //!
 //! let file = ModelFile::open("fixtures/emoji-64.vmt")?;
 //! let model = file.model()?;
-//! let mut engine = Engine::new(&model, &model.tier("int8")?)?;
+//! let mut engine = Engine::new(&model, &model.tier("full")?)?;
 //! println!("{} bytes of arena", engine.plan().bytes());
 //! let mut request = Request::new(&model);
 //! request.labels[0] = model.find_label(0, "red heart").map(|row| row as u32);

@@ -10,25 +10,31 @@ fn the_shipped_model_offers_a_choice() {
     let file = ModelFile::open("fixtures/emoji-64.vmt").unwrap();
     let model = file.model().unwrap();
     let plan = |name: &str| Plan::new(&model.shape, &model.tier(name).unwrap()).unwrap();
-    let (full, small, fast) = (plan("int8"), plan("small"), plan("fast"));
     let mut r = request(&model, 11);
     r.labels[1] = Some(2);
     let picture = |p: &Plan| image(&model, p, Cpu::detect(), r);
+    let full = plan("full");
     let want = picture(&full);
 
     // Smaller pieces: the same picture, less memory, less work per step.
+    let small = plan("small");
     assert_eq!(picture(&small), want);
     assert!(small.bytes() < full.bytes() && small.max_step_macs() < full.max_step_macs());
     assert_eq!(small.total_macs(), full.total_macs());
 
-    // Guidance dropped at the last scales: less work. The scales before are as they were.
-    let cheap = picture(&fast);
-    assert!(fast.total_macs() * 10 < full.total_macs() * 9);
-    let guided = model.tier("fast").unwrap().guided;
-    let same = model.shape.config.tokens_before(guided);
-    assert!(guided < model.shape.config.n_scales());
-    assert_eq!(cheap.tokens[..same], want.tokens[..same]);
-    assert_ne!(cheap.tokens, want.tokens);
+    // Best first: every further tier needs less, and draws the scales before its own as `full` does.
+    let mut before = small;
+    for (name, from) in [("half", 4), ("balanced", 4), ("lite", 3), ("micro", 3)] {
+        let lower = plan(name);
+        assert!(lower.bytes() < before.bytes() && lower.total_macs() < before.total_macs(), "{name}");
+        let same = model.shape.config.tokens_before(from);
+        let got = picture(&lower);
+        assert_eq!(got.tokens[..same], want.tokens[..same], "{name}");
+        assert_ne!(got.tokens, want.tokens, "{name}");
+        before = lower;
+    }
+    // A board of 256 KiB has room for the last one.
+    assert!(before.bytes() <= 256 << 10);
 }
 
 /// Subnets: blocks that end early leave their caches to others.

@@ -127,7 +127,7 @@ fn tiers_choose_trunks_blocks_and_decoders() {
     let micro = m.tier("micro").unwrap();
     assert_eq!((micro.tile, micro.strip, micro.guided, micro.conv_scratch), (3, 2, 2, 64));
     assert_eq!(m.tier_at(0).unwrap().name(), "full");
-    for name in ["full", "half", "micro"] {
+    for name in ["full", "half", "duet", "micro"] {
         let mut engine = Engine::new(&m, &m.tier(name).unwrap()).unwrap();
         let image = engine.generate(Request::new(&m)).unwrap();
         assert_eq!((image.width, image.height), (8, 8), "{name}");
