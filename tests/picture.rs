@@ -5,9 +5,15 @@ mod common;
 use common::{crc, image, request};
 use varmint::{Cpu, Isa, ModelFile, Plan};
 
-/// The picture of seed 11 of fixtures/emoji-64.vmt in a tier. `small` is `int8` in smaller pieces.
-const PICTURES: [(&str, u32); 3] =
-    [("int8", 0xefce_779e), ("small", 0xefce_779e), ("fast", 0xd7ea_4832)];
+/// The picture of seed 11 of fixtures/emoji-64.vmt in a tier. `small` is `full` in smaller pieces.
+const PICTURES: [(&str, u32); 6] = [
+    ("full", 0x78ff_0d7c),
+    ("small", 0x78ff_0d7c),
+    ("half", 0xabd6_fb44),
+    ("balanced", 0x4c04_19ed),
+    ("lite", 0x5eb4_c376),
+    ("micro", 0x5c8f_3a17),
+];
 
 #[test]
 fn every_tier_has_one_picture_everywhere() {

@@ -24,7 +24,7 @@ fn the_shipped_model_offers_a_choice() {
 
     // Best first: every further tier needs less, and draws the scales before its own as `full` does.
     let mut before = small;
-    for (name, from) in [("half", 4), ("balanced", 4), ("lite", 3), ("micro", 3)] {
+    for (name, from) in [("half", 4), ("balanced", 4), ("lite", 3), ("micro", 2)] {
         let lower = plan(name);
         assert!(lower.bytes() < before.bytes() && lower.total_macs() < before.total_macs(), "{name}");
         let same = model.shape.config.tokens_before(from);

@@ -19,7 +19,7 @@ const MIB: u64 = 1 << 20;
 
 /// All of them. A board has no less of anything than the one before it.
 pub const BOARDS: [Board; 6] = [
-    Board { name: "cortex-m-256k", ram: 240 << 10, flash: 8 * MIB },
+    Board { name: "cortex-m-256k", ram: 240 << 10, flash: 16 * MIB },
     Board { name: "cortex-m-512k", ram: 480 << 10, flash: 16 * MIB },
     Board { name: "cortex-m-1m", ram: MIB, flash: 64 * MIB },
     Board { name: "pi-zero-2", ram: 128 * MIB, flash: 256 * MIB },
