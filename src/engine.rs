@@ -1,5 +1,7 @@
 //! The std owner of a run: plan, arena, CPU.
 
+use std::cell::OnceCell;
+
 use varmint_core::{
     Budget, Error, Generator, Host, Model, Plan, Progress, Request, Rows, ScaleView, Step, Tier,
 };
@@ -111,36 +113,66 @@ impl<'m> Engine<'m> {
     pub fn generate_with(
         &mut self,
         request: Request<'_>,
+        on: impl FnMut(Event<'_>),
+    ) -> Result<Image, Error> {
+        self.generate_lowering(request, |_, _| None, on)
+    }
+
+    /// Makes an image that may go on in a lower tier: at the start of every scale but the first `lower` is asked,
+    /// with the plan in use and the scale, and may answer with a plan made by [`Plan::lowered`]. The next image
+    /// begins in the engine's tier again.
+    ///
+    /// ```no_run
+    /// # use varmint::{Engine, Model, Request};
+    /// # fn show(model: &Model<'_>, engine: &mut Engine<'_>, hot: impl Fn() -> bool) -> Result<(), varmint::Error> {
+    /// let cheaper = |plan: &varmint::Plan, scale| {
+    ///     let mut lower = model.tiers().filter_map(|t| plan.lowered(&model.shape, &t, scale).ok());
+    ///     lower.find(|p| hot() && p.total_macs() < plan.total_macs())
+    /// };
+    /// let image = engine.generate_lowering(Request::new(model), cheaper, |_| {})?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Generator::new`] and [`Generator::step`]; [`Error::NotLower`] for a plan made for another scale.
+    pub fn generate_lowering(
+        &mut self,
+        request: Request<'_>,
+        mut lower: impl FnMut(&Plan, usize) -> Option<Plan>,
         mut on: impl FnMut(Event<'_>),
     ) -> Result<Image, Error> {
+        let scales = self.model.shape.config.n_scales();
+        // Plans of scales at which it went down: the generator borrows them.
+        let lowered = vec![OnceCell::new(); scales];
         let ram: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         let host = Host::new(self.cpu, ram, &self.plan)?;
         let mut generator = Generator::new(self.model, &self.plan, host, request)?;
-        let (height, width) = generator.size();
-        let last = self.model.shape.config.n_scales() - 1;
-        let mut image = Image {
-            width,
-            height,
-            rgb: Vec::with_capacity(width * height * 3),
-            tokens: Vec::new(),
-        };
+        let mut image = Image { width: 0, height: 0, rgb: Vec::new(), tokens: Vec::new() };
         loop {
+            if let Some(scale) = generator.boundary()
+                && let Some(plan) = lower(generator.plan(), scale)
+            {
+                generator.lower(lowered[scale].get_or_init(|| plan))?;
+            }
             let mut latent_done = false;
             match generator.step()? {
                 Step::Working(progress) => on(Event::Working(progress)),
                 Step::Scale(scale) => {
-                    latent_done = scale.scale == last;
+                    latent_done = scale.scale + 1 == scales;
                     on(Event::Scale(&scale));
                 }
                 Step::Rows(rows) => {
                     image.rgb.extend_from_slice(rows.rgb);
                     on(Event::Rows(&rows));
                 }
-                Step::Done => return Ok(image),
+                Step::Done => break,
             }
             if latent_done {
                 image.tokens = generator.tokens()?.to_vec();
             }
         }
+        (image.height, image.width) = generator.size();
+        Ok(image)
     }
 }

@@ -153,3 +153,26 @@ fn the_next_image_may_use_another_tier() {
     assert_eq!(refused, Err(Error::ArenaTooSmall { need: large.bytes(), got: small.bytes() }));
     run(&mut g, |_, _| {}).unwrap();
 }
+
+/// The engine asks at every scale, and gives what the generator gives.
+#[test]
+fn the_engine_goes_down_when_told() {
+    let file = tiny();
+    let model = file.model().unwrap();
+    let (full, [few, ..]) = tiers(&model);
+    let mut engine = varmint::Engine::new(&model, &full).unwrap();
+    let plain = engine.generate(request(&model, 7)).unwrap();
+    let low = engine.plan().lowered(&model.shape, &few, 2).unwrap();
+    let want =
+        image(&model, &Plan::new(&model.shape, &low.tier).unwrap(), Scalar, request(&model, 7));
+    let mut asked = Vec::new();
+    let lower = |_: &Plan, scale| {
+        asked.push(scale);
+        (scale == 2).then_some(low)
+    };
+    assert_eq!(engine.generate_lowering(request(&model, 7), lower, |_| {}).unwrap(), want);
+    assert_eq!(asked, [1, 2, 3]);
+    assert_eq!(engine.generate(request(&model, 7)).unwrap(), plain);
+    let wrong = engine.generate_lowering(request(&model, 7), |_, _| Some(low), |_| {});
+    assert_eq!(wrong, Err(Error::NotLower), "made for another scale");
+}

@@ -26,7 +26,10 @@ fn the_shipped_model_offers_a_choice() {
     let mut before = small;
     for (name, from) in [("half", 4), ("balanced", 4), ("lite", 3), ("micro", 2)] {
         let lower = plan(name);
-        assert!(lower.bytes() < before.bytes() && lower.total_macs() < before.total_macs(), "{name}");
+        assert!(
+            lower.bytes() < before.bytes() && lower.total_macs() < before.total_macs(),
+            "{name}"
+        );
         let same = model.shape.config.tokens_before(from);
         let got = picture(&lower);
         assert_eq!(got.tokens[..same], want.tokens[..same], "{name}");

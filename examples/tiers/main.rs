@@ -10,13 +10,14 @@ mod report;
 mod tests;
 mod trace;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use varmint::{Budget, Engine, Error, Image, Model, ModelFile, Plan, Request, Tier};
+use varmint::{Budget, Engine, Error, Event, Image, Model, ModelFile, Plan, Request, Tier};
 
 use trace::Frame;
 
@@ -33,7 +34,8 @@ static DEFAULT: &[u8] = varmint::include_model!("../../fixtures/emoji-64.vmt");
 A trace is a table of text, a frame per line:
   ram,    celsius, drop
   100%,   45,              of what the best tier needs; 700KiB, 1MiB and bytes are understood, too
-  720KiB, 71,      4       while the image of this frame is at scale 4, the state of the next one begins
+  720KiB, 66,      4       at scale 4 of this image the temperature of the next frame is reached already: the
+                           image goes on in a lower tier, if there is one that does less
 
 From 70 degrees on an image may cost 80 % of the work of the best tier, from 85 on 50 %.")]
 struct Args {
@@ -81,6 +83,8 @@ struct Made {
     used: usize,
     macs: u64,
     time: Duration,
+    /// The scale at which it went on in a lower tier, that tier, and the work done before.
+    lowered: Option<(usize, Tier, u64)>,
     /// How long the change to this tier took, if it was one.
     change: Option<Duration>,
 }
@@ -109,10 +113,12 @@ fn run(args: &Args) -> Result<Vec<Shown>> {
     let style = ProgressStyle::with_template("{bar:32} frame {pos} of {len}, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut all: Vec<Shown> = Vec::new();
-    for (&frame, &budget) in frames.iter().zip(&budgets) {
-        let work = best.total_macs() / 100 * frame.heat().work();
-        let made = match choose(&model, budget, work) {
-            Ok(tier) => Ok(make(&mut engine, &tier, request)?),
+    let work = |frame: &Frame| best.total_macs() / 100 * frame.heat().work();
+    for (i, (&frame, &budget)) in frames.iter().zip(&budgets).enumerate() {
+        // What the device can do from a scale of this image on.
+        let hotter = frame.drop.zip(frames.get(i + 1).map(work));
+        let made = match choose(&model, budget, work(&frame)) {
+            Ok(tier) => Ok(make(&mut engine, &model, &tier, request, hotter)?),
             Err(refusal) => Err(refusal),
         };
         all.push(Shown { frame, budget, made });
@@ -138,9 +144,14 @@ fn choose(model: &Model<'_>, ram: usize, work: u64) -> Result<Tier, Error> {
     }
 }
 
-/// One image in this tier. A tier holds for a whole image: what changes meanwhile ([`Frame::drop`])
-/// counts from the next one on.
-fn make(engine: &mut Engine<'_>, tier: &Tier, request: Request<'_>) -> Result<Made> {
+/// One image in this tier, or in a lower one from the scale on at which it may cost only so much work.
+fn make(
+    engine: &mut Engine<'_>,
+    model: &Model<'_>,
+    tier: &Tier,
+    request: Request<'_>,
+    hotter: Option<(usize, u64)>,
+) -> Result<Made> {
     let start = Instant::now();
     let changed = engine.plan().tier != *tier;
     if changed {
@@ -150,10 +161,31 @@ fn make(engine: &mut Engine<'_>, tier: &Tier, request: Request<'_>) -> Result<Ma
     // Poison, so that what is touched can be told from what is left alone.
     engine.arena().fill(0xA5);
     let start = Instant::now();
-    let image = engine.generate(request)?;
+    let (mut macs, mut lowered) = (engine.plan().total_macs(), None);
+    let done = Cell::new(0);
+    let lower = |plan: &Plan, scale: usize| {
+        let (_, work) = hotter.filter(|&(at, _)| at == scale)?;
+        let plan = cheaper(model, plan, scale, work)?;
+        macs = plan.total_macs();
+        lowered = Some((scale, plan.tier, done.get()));
+        Some(plan)
+    };
+    let image = engine.generate_lowering(request, lower, |event| match event {
+        Event::Working(p) => done.set(p.done),
+        Event::Scale(s) => done.set(s.progress.done),
+        Event::Rows(_) => {}
+    })?;
     let time = start.elapsed();
     let used = engine.arena().iter().rposition(|&b| b != 0xA5).map_or(0, |at| at + 1);
-    Ok(Made { image, tier: *tier, used, macs: engine.plan().total_macs(), time, change })
+    Ok(Made { image, tier: *tier, used, macs, time, lowered, change })
+}
+
+/// The plan of the best tier in which the image can go on with no more than `work` in all; else of the one that does least.
+fn cheaper(model: &Model<'_>, plan: &Plan, scale: usize, work: u64) -> Option<Plan> {
+    let lower = model.tiers().filter_map(|t| plan.lowered(&model.shape, &t, scale).ok());
+    let less: Vec<Plan> = lower.filter(|p| p.total_macs() < plan.total_macs()).collect();
+    let fits = less.iter().find(|p| p.total_macs() <= work);
+    fits.or_else(|| less.iter().min_by_key(|p| p.total_macs())).copied()
 }
 
 /// The same picture for every frame.

@@ -82,8 +82,12 @@ fn cell(shown: &Shown, (h, w): (usize, usize), arena: usize, work: u64) -> Image
     if let Ok(m) = &shown.made {
         let colour = colour(m.tier.index).1;
         c.fill((0, part(m.used)), (bar, bar + MEMORY), colour);
-        let done = (m.macs.min(work) * wide as u64 / work.max(1)) as usize;
-        c.fill((0, done), (bar + MEMORY + 1, bar + MEMORY + WORK), colour);
+        let share = |macs: u64| (macs.min(work) * wide as u64 / work.max(1)) as usize;
+        let rows = (bar + MEMORY + 1, bar + MEMORY + WORK);
+        c.fill((0, share(m.macs)), rows, colour);
+        if let Some((_, tier, done)) = &m.lowered {
+            c.fill((share(*done), share(m.macs)), rows, self::colour(tier.index).1);
+        }
     }
     c.0
 }

@@ -49,8 +49,14 @@ pub(crate) fn line(all: &[Shown]) -> String {
             let _ = write!(out, "none: {e}");
         }
     }
-    if let Some(k) = f.drop {
-        let _ = write!(out, "  (drops at scale {k}; this image is finished as it began)");
+    match (f.drop, &shown.made) {
+        (Some(_), Ok(Made { lowered: Some((k, tier, _)), .. })) => {
+            let _ = write!(out, "  went on as {} at scale {k}", tier.name());
+        }
+        (Some(k), Ok(_)) => {
+            let _ = write!(out, "  hotter at scale {k}, and no tier to go on in does less");
+        }
+        _ => {}
     }
     out.push('\n');
     out
@@ -67,12 +73,14 @@ pub(crate) fn end(all: &[Shown], model: &Model<'_>, out: &Path) -> String {
          picture  {}\n\
          above    green: cool, yellow: warm, red: hot; a chequered frame: nothing fits\n\
          below    the arena: used (colour), free within the budget (light), not ours now (dark);\n\
-         {:9}under it the work of the image, where the width is that of the best tier\n\
+         {:9}under it the work of the image, where the width is that of the best tier; two colours\n\
+         {:9}where it went on in another one\n\
          colours  {}\n",
         all.len(),
         made.len(),
         changes.len(),
         out.display(),
+        "",
         "",
         colours.collect::<Vec<_>>().join(", ")
     )

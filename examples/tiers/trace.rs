@@ -4,19 +4,19 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail};
 
-/// The built-in trace: memory gets short and comes back, then the device gets hot.
+/// The built-in trace: memory gets short and comes back, then the device gets hot, once inside an image.
 pub(crate) const BUILT_IN: &str = "\
 # ram,  celsius, drop
   100%, 41,
   100%, 48,
   95%,  55,
   80%,  58,
-  73%,  60,      4
-  60%,  61,
-  45%,  60,
+  60%,  60,
+  38%,  61,
+  25%,  60,
   80%,  64,
-  100%, 72,
-  100%, 79,      3
+  100%, 68,      4
+  100%, 79,
   100%, 86,
   100%, 66,
 ";
@@ -28,7 +28,7 @@ pub(crate) struct Frame {
     pub(crate) ram: Ram,
     /// Temperature of the processor.
     pub(crate) celsius: f32,
-    /// The scale at which, in the middle of the image, the state of the next frame begins.
+    /// The scale at which, in the middle of the image, the temperature of the next frame is reached.
     pub(crate) drop: Option<usize>,
 }
 
