@@ -49,7 +49,7 @@ pub enum Buf {
     Stats,
     /// Halo strip of a decoder convolution: quantized or f32.
     Strip,
-    /// Bytes kept free for the kernels of 3x3 convolutions: [`Tier::conv_scratch`].
+    /// Bytes kept free for the kernels of 3x3 convolutions: [`crate::Tier::conv_scratch`].
     ConvScratch,
     /// Output rows of a strip f32, and one input row.
     OutRows,
