@@ -167,7 +167,8 @@ const fn trunk(
     let work = max(max(3 * w, w + hidden).saturating_mul(tile), w * head);
     b.add(Buf::Work, product([4, work]), setup, end);
     let widest = max(up32(w), up32(hidden));
-    let row = if t.act == 4 { 16 } else { product([t.act as usize, widest, head]) };
+    // Beside float weights there may be integer ones, of any kind.
+    let row = product([min(t.act as usize, 2), widest, head]);
     b.add(Buf::Rows, row, setup, end);
     b.add(Buf::RowScale, 4 * head, setup, end);
     b.add(Buf::Head, 5 * t.head_dim(), start, end);

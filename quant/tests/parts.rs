@@ -177,6 +177,24 @@ fn a_refiner_like_the_drafter_changes_nothing() {
     );
 }
 
+/// Single tensors in another format than the rest: the plan has room for the inputs of all of them.
+#[test]
+fn formats_may_be_mixed() {
+    let parts = Parts::new("mixed");
+    let run = |numbers, keep: &[&str]| {
+        let mut o = parts.options(numbers, &[]);
+        o.keep = keep.iter().flat_map(|k| Keep::parse(k).unwrap()).collect();
+        let map = parts.convert(&o).unwrap();
+        let m = Model::parse(&map).unwrap();
+        let image = Engine::new(&m, &m.tier_at(0).unwrap()).unwrap().generate(Request::new(&m));
+        image.unwrap_or_else(|e| panic!("{numbers:?} with {keep:?}: {e}"))
+    };
+    run(Numbers::Int8, &["f16:head"]);
+    run(Numbers::Int8, &["f32:qkv"]);
+    run(Numbers::F16, &["i8wide:fc2"]);
+    run(Numbers::F32, &["i8:fc1"]);
+}
+
 /// Every part is stored as it is when it stands alone, in every number format.
 #[test]
 fn parts_are_the_given_ones() {
