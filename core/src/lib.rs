@@ -28,6 +28,7 @@ mod buf;
 mod bytes;
 mod cache;
 pub mod config;
+mod context;
 mod decode;
 pub mod embed;
 pub mod error;
