@@ -9,31 +9,18 @@
 //! attention and the feed-forward part. Only the residual stream has the size of a scale.
 
 use crate::bytes::{part, part_mut, up};
-use crate::cache::{Cache, Slab};
+use crate::cache::Cache;
 use crate::error::Error;
-use crate::host::{Host, Job, linear, nums, split};
-use crate::keep::{neighbourhood, observe};
+use crate::host::{CopyChecked, Host, Job, linear, nums, split};
 use crate::lifetimes::second_row;
+use crate::look::Look;
 use crate::model::{Ada, Linear};
 use crate::num::silu;
-use crate::ops::{Heads, Ops, Scratch};
-use crate::plan::{ARENA_ALIGN, Buf, Plan};
+use crate::ops::{Ops, Scratch};
+use crate::plan::{ARENA_ALIGN, Buf};
 use crate::stage::{HEAD_TILE, Tile};
 use crate::tier::Store;
 use bytemuck::try_cast_slice_mut;
-
-trait CopyChecked<T> {
-    /// Copies what fits; never panics.
-    fn copy_from_slice_checked(&mut self, from: &[T]);
-}
-
-impl<T: Copy> CopyChecked<T> for [T] {
-    fn copy_from_slice_checked(&mut self, from: &[T]) {
-        for (a, b) in self.iter_mut().zip(from) {
-            *a = *b;
-        }
-    }
-}
 
 /// Tokens `t.at..t.at + n` of the residual stream of a row.
 fn x_rows<'a>(x: &'a mut [f32], job: &Job<'_>, t: Tile, n: usize) -> Result<&'a mut [f32], Error> {
@@ -43,10 +30,13 @@ fn x_rows<'a>(x: &'a mut [f32], job: &Job<'_>, t: Tile, n: usize) -> Result<&'a 
     x.get_mut(from..from + n * w).ok_or(Error::PlanMismatch)
 }
 
-/// Tokens of a tile.
-fn tile_tokens(plan: &Plan, job: &Job<'_>, t: Tile) -> usize {
+/// Tokens of a tile: at least one, in a stage of the plan's tier.
+fn tile_tokens(job: &Job<'_>, t: Tile) -> Result<usize, Error> {
     let l = job.model.shape.config.scale(t.scale).tokens();
-    l.saturating_sub(t.at).min(plan.tier.tile)
+    match l.saturating_sub(t.at).min(job.plan.tier.tile) {
+        0 => Err(Error::PlanMismatch),
+        n => Ok(n),
+    }
 }
 
 /// `u = LN(x) * gain + shift` for attention (`which` 0) or feed-forward (1), token by token.
@@ -62,104 +52,6 @@ fn norm<O: Ops>(ops: &O, x: &[f32], mods: &[f32], which: usize, u: &mut [f32]) {
 fn tiles(job: &Job<'_>, t: Tile) -> impl ExactSizeIterator<Item = Tile> + Clone + use<> {
     let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
     (0..rows).map(move |row| Tile { row: t.row + row, ..t })
-}
-
-/// Where attention of a tile works.
-struct Look<'a> {
-    job: &'a Job<'a>,
-    near: &'a mut [u8],
-    scratch: Scratch<'a>,
-}
-
-impl Look<'_> {
-    /// Attention of all heads of a row; `q` and `o` are `[tokens, C]`, `read` is the cache and `KvNow`.
-    #[allow(clippy::too_many_arguments, reason = "the buffers of one operation")]
-    fn all<O: Ops>(
-        &mut self,
-        ops: &O,
-        t: Tile,
-        read: (&[u8], &[u8]),
-        seen: &mut [f32],
-        q: &[f32],
-        temp: &mut [f32],
-        o: &mut [f32],
-    ) -> Result<(), Error> {
-        let cache = Cache::of(&self.job.model.shape, self.job.plan.layout(), t);
-        if t.at == 0 && cache.chooses() {
-            seen.fill(0.0);
-        }
-        let slabs = match cache.slabs {
-            [none, slab] | [slab, none] if none.of.heads == 0 => {
-                return self.class(ops, t, &slab, read, seen, q, o);
-            }
-            slabs => slabs,
-        };
-        // Class by class: its queries together in `temp`, its outputs in `o`; then in the order of heads.
-        let w = slabs.iter().map(|s| s.of.width()).sum::<usize>();
-        let n = q.len() / w;
-        let mut done = 0;
-        for slab in &slabs {
-            let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
-            let mine = part_mut(temp, 0, n * wide);
-            for (m, q) in mine.chunks_exact_mut(wide).zip(q.chunks_exact(w)) {
-                m.copy_from_slice_checked(part(q, at, wide));
-            }
-            self.class(ops, t, slab, read, seen, mine, part_mut(o, done, n * wide))?;
-            done += n * wide;
-        }
-        let mut from = 0;
-        for slab in &slabs {
-            let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
-            for (i, row) in temp.chunks_exact_mut(w).enumerate() {
-                part_mut(row, at, wide).copy_from_slice_checked(part(o, from + i * wide, wide));
-            }
-            from += n * wide;
-        }
-        o.copy_from_slice_checked(temp);
-        Ok(())
-    }
-
-    /// Attention of the heads of one class; `q` and `o` are `[tokens, heads of the class, hd]`.
-    #[allow(clippy::too_many_arguments, reason = "the buffers of one operation")]
-    fn class<O: Ops>(
-        &mut self,
-        ops: &O,
-        t: Tile,
-        slab: &Slab,
-        read: (&[u8], &[u8]),
-        seen: &mut [f32],
-        q: &[f32],
-        o: &mut [f32],
-    ) -> Result<(), Error> {
-        let map = self.job.model.shape.config.scale(t.scale);
-        let of = slab.of;
-        let heads = Heads { width: of.width(), dim: of.dim };
-        if slab.choose.is_some() {
-            observe(map, self.job, slab, (t.at, q), read, self.scratch.scores, seen)?;
-        }
-        let past = slab.past(read.0)?;
-        let side = self.job.plan.tier.keep.window_at(t.scale);
-        if side == 0 || side >= map.h as usize && side >= map.w as usize {
-            let kv = if slab.direct {
-                [(past, slab.before + slab.l), (past, 0)]
-            } else {
-                [(past, slab.before), (slab.own(read.0, read.1)?.0, slab.l)]
-            };
-            ops.attend(heads, q, kv, &mut self.scratch, o);
-            return Ok(());
-        }
-        let rows = q.chunks_exact(of.width()).zip(o.chunks_exact_mut(of.width()));
-        for (i, (q, o)) in rows.enumerate() {
-            let (y, x, h, w) = neighbourhood(map, side, t.at + i);
-            for j in 0..h * w {
-                let from = (y + j / w) * map.w as usize + x + j % w;
-                slab.gather(read.0, read.1, from, self.near, h * w, j);
-            }
-            let kv = [(past, slab.before), (slab.gathered(self.near, h * w)?, h * w)];
-            ops.attend(heads, q, kv, &mut self.scratch, o);
-        }
-        Ok(())
-    }
 }
 
 impl<O: Ops> Host<'_, O> {
@@ -274,7 +166,7 @@ impl<O: Ops> Host<'_, O> {
         }
         let trunk = *job.model.shape.trunk(t.trunk);
         let w = trunk.width as usize;
-        let n = tile_tokens(job.plan, job, t);
+        let n = tile_tokens(job, t)?;
         let m = n * tiles.len();
         let [kv, kv_null] = Cache::bufs(job, t);
         let bufs = [Buf::X, Buf::Work, Buf::Mod, Buf::Rows, Buf::RowScale, Buf::KvNow, kv, kv_null];
@@ -290,7 +182,8 @@ impl<O: Ops> Host<'_, O> {
         let lin = Linear { w: qkv.w.rows_from(w, 2 * w), bias: part(qkv.bias, w, 2 * w) };
         linear(&self.ops, u, m, &lin, rows, nums(scale)?, out)?;
         let room = now.len() / tiles.len();
-        let lots = tiles.zip(now.chunks_exact_mut(room)).zip(out.chunks_exact_mut(n * 2 * w));
+        let lots =
+            tiles.zip(now.chunks_exact_mut(room.max(1))).zip(out.chunks_exact_mut(n * 2 * w));
         for ((t, now), out) in lots {
             let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
             let past = if t.row == first { &mut *kv } else { &mut *kv_null };
@@ -316,7 +209,7 @@ impl<O: Ops> Host<'_, O> {
         let (tiles, first) = (tiles(job, t), t.row);
         let trunk = *job.model.shape.trunk(t.trunk);
         let (w, dim, hidden) = (trunk.width as usize, trunk.head_dim(), trunk.hidden as usize);
-        let n = tile_tokens(job.plan, job, t);
+        let n = tile_tokens(job, t)?;
         let m = n * tiles.len();
         let weights = job.model.block(t.trunk, t.block);
         let [kv, kv_null] = Cache::bufs(job, t);

@@ -114,6 +114,19 @@ impl Arena<'_> {
     }
 }
 
+pub(crate) trait CopyChecked<T> {
+    /// Copies what fits; never panics.
+    fn copy_from_slice_checked(&mut self, from: &[T]);
+}
+
+impl<T: Copy> CopyChecked<T> for [T] {
+    fn copy_from_slice_checked(&mut self, from: &[T]) {
+        for (a, b) in self.iter_mut().zip(from) {
+            *a = *b;
+        }
+    }
+}
+
 /// Bytes as numbers.
 pub(crate) fn nums<T: bytemuck::Pod>(bytes: &mut [u8]) -> Result<&mut [T], Error> {
     if bytes.is_empty() {

@@ -38,6 +38,7 @@ pub mod host;
 mod keep;
 mod latent;
 mod lifetimes;
+mod look;
 mod maps;
 pub mod model;
 pub mod num;
