@@ -34,8 +34,8 @@ static DEFAULT: &[u8] = varmint::include_model!("../../fixtures/emoji-64.vmt");
 A trace is a table of text, a frame per line:
   ram,    celsius, drop
   100%,   45,              of what the best tier needs; 700KiB, 1MiB and bytes are understood, too
-  720KiB, 66,      4       at scale 4 of this image the temperature of the next frame is reached already: the
-                           image goes on in a lower tier, if there is one that does less
+  720KiB, 66,      4       at scale 4 of this image the temperature of the next frame is reached already: where that
+                           allows less work, the image goes on in a lower tier, if there is one that does less
 
 From 70 degrees on an image may cost 80 % of the work of the best tier, from 85 on 50 %.")]
 struct Args {
@@ -83,8 +83,9 @@ struct Made {
     used: usize,
     macs: u64,
     time: Duration,
-    /// The scale at which it went on in a lower tier, that tier, and the work done before.
-    lowered: Option<(usize, Tier, u64)>,
+    /// The scale at which the image got too costly, with the work done before; where there was one,
+    /// the lower tier in which it went on.
+    hotter: Option<(usize, u64, Option<Tier>)>,
     /// How long the change to this tier took, if it was one.
     change: Option<Duration>,
 }
@@ -161,14 +162,14 @@ fn make(
     // Poison, so that what is touched can be told from what is left alone.
     engine.arena().fill(0xA5);
     let start = Instant::now();
-    let (mut macs, mut lowered) = (engine.plan().total_macs(), None);
+    let (mut macs, mut seen) = (engine.plan().total_macs(), None);
     let done = Cell::new(0);
     let lower = |plan: &Plan, scale: usize| {
-        let (_, work) = hotter.filter(|&(at, _)| at == scale)?;
-        let plan = cheaper(model, plan, scale, work)?;
-        macs = plan.total_macs();
-        lowered = Some((scale, plan.tier, done.get()));
-        Some(plan)
+        hotter.filter(|&(at, work)| at == scale && plan.total_macs() > work)?;
+        let low = cheaper(model, plan, scale, hotter?.1);
+        macs = low.as_ref().unwrap_or(plan).total_macs();
+        seen = Some((scale, done.get(), low.as_ref().map(|p| p.tier)));
+        low
     };
     let image = engine.generate_lowering(request, lower, |event| match event {
         Event::Working(p) => done.set(p.done),
@@ -177,7 +178,7 @@ fn make(
     })?;
     let time = start.elapsed();
     let used = engine.arena().iter().rposition(|&b| b != 0xA5).map_or(0, |at| at + 1);
-    Ok(Made { image, tier: *tier, used, macs, time, lowered, change })
+    Ok(Made { image, tier: *tier, used, macs, time, hotter: seen, change })
 }
 
 /// The plan of the best tier in which the image can go on with no more than `work` in all; else of the one that does least.

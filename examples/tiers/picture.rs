@@ -10,7 +10,9 @@ const ZOOM: usize = 2;
 const HEAT: usize = 4;
 const GAP: usize = 3;
 const MEMORY: usize = 10;
-const WORK: usize = 4;
+const WORK: usize = 7;
+/// White below a cell, so that rows do not run together.
+const BELOW: usize = 8;
 
 type Rgb = [u8; 3];
 
@@ -50,17 +52,20 @@ impl Canvas {
     }
 }
 
-/// One frame, its image drawn in the size `(h, w)`. The width stands for `arena` bytes, and for `work`,
-/// what an image of the best tier costs.
-fn cell(shown: &Shown, (h, w): (usize, usize), arena: usize, work: u64) -> Image {
-    let (wide, high) = (w * ZOOM, h * ZOOM);
-    let mut c = Canvas::new(wide, HEAT + high + GAP + MEMORY + WORK);
-    let heat = match shown.frame.heat() {
+fn heat(heat: Heat) -> Rgb {
+    match heat {
         Heat::Cool => [120, 200, 140],
         Heat::Warm => [245, 200, 70],
         Heat::Hot => [225, 60, 50],
-    };
-    c.fill((0, wide), (0, HEAT), heat);
+    }
+}
+
+/// One frame, its image drawn in the size `(h, w)`, and the heat of the next. The width stands for `arena`
+/// bytes, and for `work`, what an image of the best tier costs.
+fn cell(shown: &Shown, then: Heat, (h, w): (usize, usize), arena: usize, work: u64) -> Image {
+    let (wide, high) = (w * ZOOM, h * ZOOM);
+    let mut c = Canvas::new(wide, HEAT + high + GAP + MEMORY + WORK + BELOW);
+    c.fill((0, wide), (0, HEAT), heat(shown.frame.heat()));
     let (top, bar) = (HEAT, HEAT + high + GAP);
     for y in 0..h {
         for x in 0..w {
@@ -85,8 +90,12 @@ fn cell(shown: &Shown, (h, w): (usize, usize), arena: usize, work: u64) -> Image
         let share = |macs: u64| (macs.min(work) * wide as u64 / work.max(1)) as usize;
         let rows = (bar + MEMORY + 1, bar + MEMORY + WORK);
         c.fill((0, share(m.macs)), rows, colour);
-        if let Some((_, tier, done)) = &m.lowered {
-            c.fill((share(*done), share(m.macs)), rows, self::colour(tier.index).1);
+        if let Some((_, done, low)) = &m.hotter {
+            // From here on it was hotter; what was done in another tier has the colour of that one.
+            c.fill((share(*done), wide), (0, HEAT), heat(then));
+            if let Some(tier) = low {
+                c.fill((share(*done), share(m.macs)), rows, self::colour(tier.index).1);
+            }
         }
     }
     c.0
@@ -96,6 +105,8 @@ fn cell(shown: &Shown, (h, w): (usize, usize), arena: usize, work: u64) -> Image
 pub(crate) fn sheet(all: &[Shown], arena: usize, work: u64) -> Image {
     let first = all.iter().find_map(|s| s.made.as_ref().ok());
     let size = first.map_or((8, 8), |m| (m.image.height, m.image.width));
-    let cells: Vec<Image> = all.iter().map(|s| cell(s, size, arena, work)).collect();
+    let then = |i: usize| all.get(i + 1).unwrap_or(&all[i]).frame.heat();
+    let cells = all.iter().enumerate().map(|(i, s)| cell(s, then(i), size, arena, work));
+    let cells: Vec<Image> = cells.collect();
     Image::sheet(&cells, 6, 1)
 }

@@ -49,14 +49,11 @@ pub(crate) fn line(all: &[Shown]) -> String {
             let _ = write!(out, "none: {e}");
         }
     }
-    match (f.drop, &shown.made) {
-        (Some(_), Ok(Made { lowered: Some((k, tier, _)), .. })) => {
-            let _ = write!(out, "  went on as {} at scale {k}", tier.name());
-        }
-        (Some(k), Ok(_)) => {
-            let _ = write!(out, "  hotter at scale {k}, and no tier to go on in does less");
-        }
-        _ => {}
+    if let Ok(Made { hotter: Some((k, _, low)), .. }) = &shown.made {
+        let _ = match low {
+            Some(tier) => write!(out, "  went on as {} at scale {k}", tier.name()),
+            None => write!(out, "  hotter at scale {k}, and no tier to go on in does less"),
+        };
     }
     out.push('\n');
     out
@@ -71,7 +68,8 @@ pub(crate) fn end(all: &[Shown], model: &Model<'_>, out: &Path) -> String {
     format!(
         "\n{} frames, {} images, {} changes of tier, {slowest:.0} \u{b5}s at most\n\
          picture  {}\n\
-         above    green: cool, yellow: warm, red: hot; a chequered frame: nothing fits\n\
+         above    green: cool, yellow: warm, red: hot; two colours where it changed inside the image;\n\
+         {:9}a chequered frame: nothing fits\n\
          below    the arena: used (colour), free within the budget (light), not ours now (dark);\n\
          {:9}under it the work of the image, where the width is that of the best tier; two colours\n\
          {:9}where it went on in another one\n\
@@ -80,6 +78,7 @@ pub(crate) fn end(all: &[Shown], model: &Model<'_>, out: &Path) -> String {
         made.len(),
         changes.len(),
         out.display(),
+        "",
         "",
         "",
         colours.collect::<Vec<_>>().join(", ")

@@ -46,3 +46,28 @@ fn the_built_in_trace_is_one() {
         assert!(super::trace::parse(wrong).is_err(), "{wrong}");
     }
 }
+
+/// Inside an image it goes down only where what comes allows less than the image costs.
+#[test]
+fn a_drop_is_heeded_where_it_asks_for_less() {
+    let folder = std::env::temp_dir().join(format!("varmint-drops-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (csv, png) = (folder.join("trace.csv"), folder.join("tiers.png"));
+    let args = ["--trace", csv.to_str().unwrap(), "--out", png.to_str().unwrap()];
+    let args = Args::parse_from(["tiers"].into_iter().chain(args));
+    // To warm; to no warmer; to hot; at no scale of the model; with nothing to come.
+    let trace =
+        "100%, 60, 5\n100%, 79, 5\n100%, 75\n100%, 60, 1\n100%, 90\n100%, 60, 77\n100%, 90, 5";
+    std::fs::write(&csv, trace).unwrap();
+    let all = run(&args).unwrap();
+    let hotter = |i: usize| all[i].made.as_ref().unwrap().hotter;
+    for (i, at) in [(0, Some(5)), (1, None), (3, Some(1)), (5, None), (6, None)] {
+        assert_eq!(hotter(i).map(|h| h.0), at, "frame {i}");
+    }
+    for i in [0, 3] {
+        let made = all[i].made.as_ref().unwrap();
+        let whole = Plan::new(&varmint::Model::parse(super::DEFAULT).unwrap().shape, &made.tier);
+        assert!(hotter(i).unwrap().2.is_some() && made.macs < whole.unwrap().total_macs());
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
