@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Ram, reference, request, run, tiny};
-use varmint::{Error, Generator, Host, Model, Plan, Scalar};
+use varmint::{Error, Generator, Host, Keep, Model, Plan, Scalar, Store, Tier};
 
 fn plan_of(model: &Model<'_>) -> Plan {
     let plan = Plan::new(&model.shape, &model.tier_at(0).unwrap()).unwrap();
@@ -119,9 +119,33 @@ fn dead_ranges_are_not_read() {
 
     let file = tiny();
     let model = file.model().unwrap();
-    let plan = plan_of(&model);
-    let mut ram = Ram::new(plan.bytes(), 0xFF);
-    let backend = Poisoning { ram: ram.get() };
-    let mut g = Generator::new(&model, &plan, backend, request(&model, 9)).unwrap();
-    assert_eq!(run(&mut g, |_, _| {}).unwrap(), reference(&model, &plan, 9));
+    let plain = model.tier_at(0).unwrap();
+    let but = |change: fn(&mut Tier)| {
+        let mut tier = plain;
+        change(&mut tier);
+        tier
+    };
+    let mut few = Keep { grid: 2, pool: 3, ..Keep::ALL };
+    few.most.iter_mut().for_each(|m| m[1..3].copy_from_slice(&[3, 6]));
+    let with_keep = |keep, together| {
+        let mut tier = plain;
+        (tier.keep, tier.together) = (keep, together);
+        tier
+    };
+    for tier in [
+        plain,
+        but(|t| (t.tile, t.strip) = (3, 2)),
+        but(|t| t.cache = Store::F16)
+            .with_blocks(&model.shape, |k| if k < 2 { 0b111 } else { 0b101 })
+            .unwrap(),
+        with_keep(few, false),
+        with_keep(few, true),
+        with_keep(Keep { window: 3, window_from: 2, ..Keep::ALL }, false),
+    ] {
+        let plan = Plan::new(&model.shape, &tier).unwrap();
+        let mut ram = Ram::new(plan.bytes(), 0xFF);
+        let backend = Poisoning { ram: ram.get() };
+        let mut g = Generator::new(&model, &plan, backend, request(&model, 9)).unwrap();
+        assert_eq!(run(&mut g, |_, _| {}).unwrap(), reference(&model, &plan, 9), "{tier:?}");
+    }
 }

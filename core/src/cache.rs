@@ -57,9 +57,9 @@ pub(crate) const fn classes(trunk: &Trunk, tier: &Tier, b: usize) -> [Class; 2] 
 
 /// Tokens that a class's cache must hold when its last scale is `last`.
 const fn rows(config: &Config, tier: &Tier, class: usize, last: usize) -> usize {
-    let (mut k, mut most) = (0, 0);
+    let (mut k, mut n, mut most) = (0, 0, 0);
     while k < last {
-        let n = tier.keep.after(config, class, k);
+        n = tier.keep.cut(class, k, n + config.scale(k).tokens());
         if n > most {
             most = n;
         }
@@ -195,10 +195,10 @@ impl Cache {
 
     /// The buffers of the rows of a tile: of its own, and of the other one where both run together.
     pub(crate) fn bufs(job: &Job<'_>, t: Tile) -> [Buf; 2] {
-        let (shape, tier) = (&job.model.shape, &job.plan.tier);
-        let of = |row| Self::of(shape, job.plan.layout(), Tile { row, ..t }).buf;
-        let both = tier.rows_at_once(t.trunk, t.scale) > 1;
-        [of(t.row), if both { of(t.row + 1) } else { Buf::Nothing }]
+        let n = job.model.shape.config.n_scales();
+        let j = job.plan.layout().last_scale(t.trunk, t.block, n).unwrap_or(0);
+        let both = job.plan.tier.rows_at_once(t.trunk, t.scale) > 1;
+        [Buf::Kv(t.row, j), if both { Buf::Kv(t.row + 1, j) } else { Buf::Nothing }]
     }
 
     /// Keys that a token sees, at most.
@@ -226,13 +226,17 @@ impl Slab {
         kv_ref(bytes, self.rows, self.of, self.store)
     }
 
+    /// Where token `i` of the scale lies: the slab's place in the cache or in `KvNow`, its tokens, and the token in it.
+    fn home(&self, i: usize) -> (usize, usize, usize) {
+        if self.direct { (self.at, self.rows, self.before + i) } else { (self.now, self.l, i) }
+    }
+
     /// The keys and values of this scale, and at which token of them it begins.
     pub(crate) fn own<'a>(&self, past: &'a [u8], now: &'a [u8]) -> Result<(Kv<'a>, usize), Error> {
-        if self.direct {
-            return Ok((self.past(past)?, self.before));
-        }
-        let bytes = part(now, self.now, self.of.bytes(self.l, self.store));
-        Ok((kv_ref(bytes, self.l, self.of, self.store)?, 0))
+        let (at, rows, first) = self.home(0);
+        let home = if self.direct { past } else { now };
+        let bytes = part(home, at, self.of.bytes(rows, self.store));
+        Ok((kv_ref(bytes, rows, self.of, self.store)?, first))
     }
 
     /// Writes keys (`which` 0) or values (1) of token `i` of the scale.
@@ -245,16 +249,10 @@ impl Slab {
         i: usize,
         x: &[f32],
     ) -> Result<(), Error> {
-        let (bytes, rows, token) = if self.direct {
-            (
-                part_mut(past, self.at, self.of.bytes(self.rows, self.store)),
-                self.rows,
-                self.before + i,
-            )
-        } else {
-            (part_mut(now, self.now, self.of.bytes(self.l, self.store)), self.l, i)
-        };
+        let (at, rows, token) = self.home(i);
         let of = self.of;
+        let home = if self.direct { past } else { now };
+        let bytes = part_mut(home, at, of.bytes(rows, self.store));
         let (n, s) = kv_parts(rows, of, self.store);
         let w = of.width();
         let (values, rest) = split(bytes, 2 * n)?;
@@ -308,15 +306,9 @@ impl Slab {
         room: usize,
         to: usize,
     ) {
-        let (bytes, rows, token) = if self.direct {
-            (
-                part(past, self.at, self.of.bytes(self.rows, self.store)),
-                self.rows,
-                self.before + from,
-            )
-        } else {
-            (part(now, self.now, self.of.bytes(self.l, self.store)), self.l, from)
-        };
+        let (at, rows, token) = self.home(from);
+        let home = if self.direct { past } else { now };
+        let bytes = part(home, at, self.of.bytes(rows, self.store));
         for h in 0..self.of.heads {
             copy(bytes, self.spans(rows, token, h), out, self.spans(room, to, h));
         }

@@ -38,14 +38,16 @@ impl Keep {
         window_from: 0,
     };
 
-    /// Whether both classes of heads keep the same.
+    /// Whether both classes of heads keep the same tokens: as many of them, and none of them by choice.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn alike(&self) -> bool {
-        let mut k = 0;
-        while k < MAX_SCALES && self.most[0][k] == self.most[1][k] {
+        let (mut k, mut alike) = (0, true);
+        while k < MAX_SCALES {
+            let most = self.most[0][k];
+            alike &= most == self.most[1][k] && (most == 0 || most == KEEP_ALL);
             k += 1;
         }
-        k == MAX_SCALES
+        alike
     }
 
     #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]
@@ -63,16 +65,18 @@ impl Keep {
             && self.window_from == other.window_from
     }
 
-    /// Tokens of the cache after scale `k`, for heads of `class`.
+    /// What stays of `n` tokens after scale `k`, for heads of `class`.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
+    pub(crate) const fn cut(&self, class: usize, k: usize, n: usize) -> usize {
+        let most = if k < MAX_SCALES { self.most[class & 1][k] } else { KEEP_ALL };
+        if most != KEEP_ALL && n > most as usize { most as usize } else { n }
+    }
+
+    /// Tokens of the cache after scale `k`, for heads of `class`.
     pub const fn after(&self, config: &Config, class: usize, k: usize) -> usize {
         let (mut n, mut j) = (0, 0);
         while j <= k && j < MAX_SCALES {
-            n += config.scale(j).tokens();
-            let most = self.most[class & 1][j];
-            if most != KEEP_ALL && n > most as usize {
-                n = most as usize;
-            }
+            n = self.cut(class, j, n + config.scale(j).tokens());
             j += 1;
         }
         n
