@@ -1,0 +1,233 @@
+// The decoder's maps [H, W, C]: strips of inputs, statistics, norms. See decode.rs and maps.rs.
+#include "common.cuh"
+
+// Rows of the statistics, `c_max` values each: maps::stat.
+enum { MAP = 0, HIDDEN = 3, GAIN = 6, SHIFT = 7, RANGE = 9 };
+
+struct Fill {
+    const void *map;
+    const float *gain, *shift, *range;
+    u8 *out;
+    u64 plane;
+    int store, h, w, c, up;
+    int y, rows, pad, px;  // rows: with the halo
+    int norm;              // 0 none, 1 norm, 2 norm and SiLU
+    float levels;
+    int mode;  // DT_F32, DT_I8, DT_I8WIDE
+};
+
+// The strip of inputs of output rows y.., quantized; a thread has four channels of a pixel.
+extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ Fill p) {
+    int quads = (p.px + 3) / 4, width = p.w * p.up + 2 * p.pad;
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= p.rows * width * quads) return;
+    int c = i % quads * 4, x = i / quads % width - p.pad, row = i / quads / width, y = p.y + row - p.pad;
+    bool in = x >= 0 && x < p.w * p.up && y >= 0 && y < p.h * p.up;
+    u64 from = ((u64)(y / p.up) * p.w + x / p.up) * p.c, to = ((u64)row * width + x + p.pad) * p.px;
+    float scale = 0.0f, inverse = 0.0f;
+    if (p.mode != DT_F32) row_scale(*p.range, p.levels, scale, inverse);
+    u32 word = 0, low = 0;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        float v = 0.0f;
+        bool real = in && c + j < p.c;
+        if (real) {
+            v = load_map(p.map, p.store, from + c + j);
+            if (p.norm) v = v * p.gain[c + j] + p.shift[c + j];
+            if (p.norm == 2) v = silu(v);
+        }
+        if (p.mode == DT_F32) {
+            if (c + j < p.px) ((float *)p.out)[to + c + j] = v;
+            continue;
+        }
+        int q = real ? quantize(v, inverse, p.levels) : 0;
+        if (p.mode == DT_I8WIDE) {
+            word |= (u32)(u8)(q >> 4) << 8 * j;
+            low |= (u32)(q & 15) << 8 * j;
+        } else {
+            word |= (u32)(u8)q << 8 * j;
+        }
+    }
+    if (p.mode == DT_F32) return;
+    *(u32 *)(p.out + to + c) = word;
+    if (p.mode == DT_I8WIDE) *(u32 *)(p.out + p.plane + to + c) = low;
+}
+
+// Sums, smallest and largest of every channel of rows y.. of a map: temp [3][rows][c]. blockIdx.y is the row.
+struct RowStats {
+    const void *map;
+    float *temp;
+    int store, w, c, y, rows, unused;
+};
+
+extern "C" __global__ void row_stats(const __grid_constant__ RowStats p) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, rows = p.rows, w = p.w, c = p.c;
+    float *temp = p.temp;
+    if (i >= c) return;
+    u64 at = (u64)(p.y + row) * w * c + i;
+    float sum = 0.0f, low = F32_MAX, high = -F32_MAX;
+#pragma unroll 8
+    for (int x = 0; x < w; x++) {
+        float v = load_map(p.map, p.store, at + (u64)x * c);
+        sum += v;
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+    }
+    temp[row * c + i] = sum;
+    temp[(rows + row) * c + i] = low;
+    temp[(2 * rows + row) * c + i] = high;
+}
+
+// Takes the rows in, in order; `first`: from nothing.
+struct AddStats {
+    float *stats;
+    const float *temp;
+    int c_max, set, rows, c, first, unused;
+};
+
+extern "C" __global__ void add_stats(const __grid_constant__ AddStats p) {
+    const float *temp = p.temp;
+    int c_max = p.c_max, rows = p.rows, c = p.c, first = p.first;
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= c_max) return;
+    float *s = p.stats + p.set * c_max + i;
+    float sum = first ? 0.0f : s[0], low = first ? F32_MAX : s[c_max], high = first ? -F32_MAX : s[2 * c_max];
+    if (i < c) {
+#pragma unroll 8
+        for (int r = 0; r < rows; r++) {
+            float l = temp[(rows + r) * c + i], h = temp[(2 * rows + r) * c + i];
+            sum += temp[r * c + i];
+            low = l < low ? l : low;
+            high = h > high ? h : high;
+        }
+    }
+    s[0] = sum, s[c_max] = low, s[2 * c_max] = high;
+}
+
+DEVICE float block_largest(float v) {
+    __shared__ float room[32];
+    v = warp_max(v);
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = v;
+    __syncthreads();
+    for (u32 i = 0; i < blockDim.x / 32; i++) v = larger(v, room[i]);
+    __syncthreads();
+    return v;
+}
+
+DEVICE float raw_range(const float *stats, int c_max, int set, int c) {
+    float most = 0.0f;
+    for (int i = threadIdx.x; i < c; i += blockDim.x) {
+        float low = -stats[(set + 1) * c_max + i], high = stats[(set + 2) * c_max + i];
+        most = larger(most, low > high ? low : high);
+    }
+    return block_largest(most);
+}
+
+// Largest |value| of a map, to range `to`. One block.
+struct MapRange {
+    float *stats;
+    int c_max, set, c, to;
+};
+
+extern "C" __global__ void map_range(const __grid_constant__ MapRange p) {
+    float most = raw_range(p.stats, p.c_max, p.set, p.c);
+    if (threadIdx.x == 0) p.stats[RANGE * p.c_max + p.to] = most;
+}
+
+DEVICE float group_mean(const float *sums, int i, int per, float count) {
+    float total = 0.0f;
+    for (int j = i / per * per; j < i / per * per + per; j++) total = total + sums[j];
+    return total / count;
+}
+
+// Squares about the mean, per row and channel: temp [h][c].
+struct RowSquares {
+    const void *map;
+    const float *sums;
+    float *temp;
+    int store, h, w, c, groups, unused;
+};
+
+extern "C" __global__ void row_squares(const __grid_constant__ RowSquares p) {
+    int w = p.w, c = p.c, i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, per = c / p.groups;
+    if (i >= c) return;
+    float mean = group_mean(p.sums, i, per, (float)(p.h * w * per)), sum = 0.0f;
+    u64 at = (u64)row * w * c + i;
+#pragma unroll 8
+    for (int x = 0; x < w; x++) {
+        float v = load_map(p.map, p.store, at + (u64)x * c);
+        sum += (v - mean) * (v - mean);
+    }
+    p.temp[row * c + i] = sum;
+}
+
+// The norm's gain and shift, the range of what it gives; and, for a shortcut, of `raw` channels before it. One block.
+struct FinishNorm {
+    float *stats;
+    const float *affine, *temp;
+    int c_max, set, h, w, c, groups, act, raw;
+};
+
+extern "C" __global__ void finish_norm(const __grid_constant__ FinishNorm p) {
+    extern __shared__ float squares[];
+    float *stats = p.stats;
+    const float *affine = p.affine, *temp = p.temp;
+    int c_max = p.c_max, set = p.set, h = p.h, w = p.w, c = p.c, groups = p.groups, act = p.act, raw = p.raw;
+    const float *sums = stats + set * c_max;
+    int per = c / groups;
+    float count = (float)(h * w * per);
+    for (int i = threadIdx.x; i < c; i += blockDim.x) {
+        float sum = 0.0f;
+#pragma unroll 8
+        for (int y = 0; y < h; y++) sum += temp[y * c + i];
+        squares[i] = sum;
+    }
+    __syncthreads();
+    float most = 0.0f;
+    for (int i = threadIdx.x; i < c; i += blockDim.x) {
+        float total = 0.0f;
+        for (int j = i / per * per; j < i / per * per + per; j++) total = total + squares[j];
+        float gain = rsqrt_(total / count + 1e-6f) * affine[i];
+        float shift = affine[c + i] - group_mean(sums, i, per, count) * gain;
+        stats[GAIN * c_max + i] = gain;
+        stats[SHIFT * c_max + i] = shift;
+        float y0 = sums[c_max + i] * gain + shift, y1 = sums[2 * c_max + i] * gain + shift;
+        if (!(y0 < y1)) {
+            float y = y0;
+            y0 = y1, y1 = y;
+        }
+        float a0 = act ? silu(y0) : y0, a1 = act ? silu(y1) : y1;
+        // SiLU falls to -0.27846 at -1.27846 and rises from there.
+        float dip = act && y0 < -1.2784645f && y1 > -1.2784645f ? 0.27846455f : 0.0f;
+        most = larger(larger(larger(most, fabsf(a0)), fabsf(a1)), dip);
+    }
+    most = block_largest(most);
+    if (threadIdx.x == 0) stats[RANGE * c_max] = most;
+    if (raw > 0) {
+        most = raw_range(stats, c_max, MAP, raw);
+        if (threadIdx.x == 0) stats[RANGE * c_max + 1] = most;
+    }
+}
+
+// Float results of a convolution into a map (`base` 1: plus what is there; 2: plus `rows`), or as pixels.
+struct StoreMap {
+    const float *y;
+    void *map;
+    const float *rows;
+    u8 *pixels;
+    u64 n, at;  // at: of the first value in the map
+    int store, base;
+};
+
+extern "C" __global__ void store_map(const __grid_constant__ StoreMap p) {
+    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= p.n) return;
+    float v = p.y[i];
+    if (p.pixels) {
+        p.pixels[i] = pixel(v);
+        return;
+    }
+    if (p.base == 1) v += load_map(p.map, p.store, p.at + i);
+    if (p.base == 2) v += p.rows[i];
+    save_map(p.map, p.store, p.at + i, v);
+}
