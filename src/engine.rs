@@ -15,7 +15,7 @@ pub enum Event<'e> {
     /// A piece of work is done.
     Working(Progress),
     /// A scale is done; its preview can be drawn.
-    Scale(&'e ScaleView<'e>),
+    Scale(&'e mut ScaleView<'e>),
     /// Rows of pixels are done.
     Rows(&'e Rows<'e>),
 }
@@ -158,9 +158,9 @@ impl<'m> Engine<'m> {
             let mut latent_done = false;
             match generator.step()? {
                 Step::Working(progress) => on(Event::Working(progress)),
-                Step::Scale(scale) => {
+                Step::Scale(mut scale) => {
                     latent_done = scale.scale + 1 == scales;
-                    on(Event::Scale(&scale));
+                    on(Event::Scale(&mut scale));
                 }
                 Step::Rows(rows) => {
                     image.rgb.extend_from_slice(rows.rgb);

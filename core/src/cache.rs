@@ -131,6 +131,22 @@ pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<
     Some(if j < tier.guided { j } else { tier.guided - 1 })
 }
 
+/// Keys and values of some tokens in a row: offsets in the arena, of the first one, in bytes. A token has C values;
+/// in an int8 cache it has a scale per head, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvPart {
+    /// Tokens.
+    pub tokens: usize,
+    /// Keys.
+    pub k: usize,
+    /// Values.
+    pub v: usize,
+    /// Scales of the keys.
+    pub ks: usize,
+    /// Scales of the values.
+    pub vs: usize,
+}
+
 /// The caches of one row of a block, at one scale.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cache {
@@ -146,7 +162,7 @@ pub(crate) struct Slab {
     /// The heads.
     pub(crate) of: Class,
     /// Where it begins in its buffer.
-    at: usize,
+    pub(crate) at: usize,
     /// Tokens that it can hold.
     pub(crate) rows: usize,
     /// Tokens that it holds, of earlier scales.
@@ -224,6 +240,20 @@ impl Slab {
     pub(crate) fn past<'a>(&self, buf: &'a [u8]) -> Result<Kv<'a>, Error> {
         let bytes = part(buf, self.at, self.of.bytes(self.rows, self.store));
         kv_ref(bytes, self.rows, self.of, self.store)
+    }
+
+    /// `tokens` tokens from `first` on, of a slab of `rows` tokens that begins `base` bytes into the arena.
+    pub(crate) fn part(&self, base: usize, rows: usize, first: usize, tokens: usize) -> KvPart {
+        let (n, s) = kv_parts(rows, self.of, self.store);
+        let value = first * self.of.width() * self.store.bytes();
+        let scale = 2 * first * self.of.heads;
+        KvPart {
+            tokens,
+            k: base + value,
+            v: base + n + value,
+            ks: base + 2 * n + scale,
+            vs: base + 2 * n + s + scale,
+        }
     }
 
     /// Where token `i` of the scale lies: the slab's place in the cache or in `KvNow`, its tokens, and the token in it.

@@ -3,6 +3,8 @@
 //! A plain state machine. Progress, preview, cancel and a fed watchdog all fall out of [`Generator::step`]:
 //! stop calling it and the image waits; drop the generator and it is cancelled.
 
+use core::fmt;
+
 use crate::bytes::part;
 use crate::error::Error;
 use crate::host::{Backend, Job};
@@ -36,7 +38,6 @@ pub enum Step<'g> {
 }
 
 /// The latent after a scale.
-#[derive(Debug)]
 pub struct ScaleView<'g> {
     /// The scale.
     pub scale: usize,
@@ -44,26 +45,38 @@ pub struct ScaleView<'g> {
     pub size: (usize, usize),
     /// Work done.
     pub progress: Progress,
-    latent: &'g [f32],
-    weight: &'g [f32],
-    bias: &'g [f32],
+    backend: &'g mut dyn Backend,
+    model: &'g Model<'g>,
+    plan: &'g Plan,
+}
+
+impl fmt::Debug for ScaleView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScaleView").field("scale", &self.scale).finish_non_exhaustive()
+    }
 }
 
 impl ScaleView<'_> {
     /// A small picture of the latent so far, pixel by pixel: the model's linear map from its channels
     /// to RGB. Costs nothing unless it is asked for.
-    pub fn preview(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
-        let z = self.weight.len() / 3;
-        self.latent.chunks_exact(z.max(1)).map(move |f| {
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn preview(&mut self) -> Result<impl Iterator<Item = [u8; 3]> + '_, Error> {
+        let (weight, bias) = self.model.preview();
+        let z = self.model.shape.config.cvae as usize;
+        let n = self.size.0 * self.size.1 * z;
+        let bytes = self.backend.view(self.plan, Buf::FHat)?;
+        let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
+        Ok(latent.chunks_exact(z.max(1)).map(move |f: &[f32]| {
             let mut i = 0;
             [(); 3].map(|()| {
-                let dot =
-                    part(self.weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
-                let v = dot + self.bias.get(i).copied().unwrap_or(0.0);
+                let dot = part(weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
+                let v = dot + bias.get(i).copied().unwrap_or(0.0);
                 i += 1;
                 (v * 255.0) as u8
             })
-        })
+        }))
     }
 }
 
@@ -232,11 +245,8 @@ impl<'a, B: Backend> Generator<'a, B> {
             Stage::Fold { scale } => {
                 let latent = c.latent();
                 let size = (latent.h as usize, latent.w as usize);
-                let (weight, bias) = self.model.preview();
-                let n = size.0 * size.1 * c.cvae as usize;
-                let bytes = self.backend.view(self.plan, Buf::FHat)?;
-                let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
-                Ok(Step::Scale(ScaleView { scale, size, progress, latent, weight, bias }))
+                let (backend, model, plan) = (&mut self.backend, self.model, self.plan);
+                Ok(Step::Scale(ScaleView { scale, size, progress, backend, model, plan }))
             }
             Stage::Decode { layer, pass: Pass::First, y } => {
                 let d = shape.decoder(self.plan.tier.decoder);

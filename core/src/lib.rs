@@ -10,6 +10,7 @@
 //! operands, scalar, ops           the kernels: the scalar reference, and the trait that SIMD implements
 //! request, host                   what to make; the backend over disjoint slices of the caller's memory
 //! block, latent, sample, maps, decode   the stages of a run, on a host
+//! device                          the arena's layout, for backends with a memory of their own
 //! generator                       the loop: one bounded step per call
 //! budget                          which tier fits what a device has
 //! ```
@@ -30,6 +31,7 @@ mod cache;
 pub mod config;
 mod context;
 mod decode;
+pub mod device;
 pub mod embed;
 pub mod error;
 pub mod file;

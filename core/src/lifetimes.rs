@@ -80,7 +80,7 @@ pub(crate) const fn scale_tick(k: usize) -> usize {
 }
 
 /// Where the input of scale `k` is in [`Buf::Next`], in tokens: those that a refiner will read again stay.
-pub(crate) const fn next_place(shape: &Shape, tier: &Tier, k: usize) -> usize {
+pub const fn next_place(shape: &Shape, tier: &Tier, k: usize) -> usize {
     let handoff = tier.handoff();
     let k = if k <= handoff { k } else { handoff + 1 };
     if handoff == 0 { 0 } else { shape.config.tokens_before(k) }

@@ -16,19 +16,19 @@ use crate::plan::STATS;
 use crate::tier::Store;
 
 /// Rows of [`Buf::Stats`], `c_max` values each.
-pub(crate) mod stat {
+pub mod stat {
     /// Sum, smallest, largest of the map that layers hand on.
-    pub(crate) const MAP: usize = 0;
+    pub const MAP: usize = 0;
     /// The same of the hidden map of a residual block.
-    pub(crate) const HIDDEN: usize = 3;
+    pub const HIDDEN: usize = 3;
     /// Factor of a norm as applied.
-    pub(crate) const GAIN: usize = 6;
+    pub const GAIN: usize = 6;
     /// Shift of a norm as applied.
-    pub(crate) const SHIFT: usize = 7;
+    pub const SHIFT: usize = 7;
     /// Sums of a row; squares of a variance.
-    pub(crate) const TEMP: usize = 8;
+    pub const TEMP: usize = 8;
     /// Ranges: of the input of the current pass, and of the shortcut's.
-    pub(crate) const RANGE: usize = 9;
+    pub const RANGE: usize = 9;
 }
 
 /// Statistics per channel.

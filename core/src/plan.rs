@@ -30,7 +30,7 @@ use crate::tier::Tier;
 pub const ARENA_ALIGN: usize = 16;
 
 /// Values per channel that the decoder's statistics hold: see [`Buf::Stats`].
-pub(crate) const STATS: usize = 10;
+pub const STATS: usize = 10;
 
 /// A plan for one tier of one model.
 #[derive(Clone, Copy, Debug, PartialEq)]

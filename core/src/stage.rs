@@ -155,18 +155,13 @@ const fn next_block(mask: u64, from: usize) -> Option<usize> {
 }
 
 /// Height and width of the output map of a layer whose input is at `level`.
-pub(crate) const fn out_size(
-    shape: &Shape,
-    tier: &Tier,
-    layer: Layer,
-    level: usize,
-) -> (usize, usize) {
+pub const fn out_size(shape: &Shape, tier: &Tier, layer: Layer, level: usize) -> (usize, usize) {
     let level = if let Layer::Up { .. } = layer { level.saturating_sub(1) } else { level };
     map_size(shape, tier, level)
 }
 
 /// Height and width of the maps of a level.
-pub(crate) const fn map_size(shape: &Shape, tier: &Tier, level: usize) -> (usize, usize) {
+pub const fn map_size(shape: &Shape, tier: &Tier, level: usize) -> (usize, usize) {
     let d = shape.decoder(tier.decoder);
     let latent = shape.config.latent();
     let f = 1 << (d.levels as usize - 1).saturating_sub(level);

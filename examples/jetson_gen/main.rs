@@ -139,9 +139,13 @@ fn make(
             timing.scales.push(last.elapsed());
             last = Instant::now();
             bar.set_position(base + s.progress.done);
-            if args.preview && !args.json {
-                let latent: Vec<[u8; 3]> = s.preview().collect();
-                bar.println(terminal::blocks(&latent, s.size.1));
+            let width = s.size.1;
+            if args.preview
+                && !args.json
+                && let Ok(latent) = s.preview()
+            {
+                let latent: Vec<[u8; 3]> = latent.collect();
+                bar.println(terminal::blocks(&latent, width));
             }
             let next = s.scale + 2;
             bar.set_message(if next > scales {

@@ -63,7 +63,10 @@ def compile_ptx(lib, source, target):
     ptx = ctypes.create_string_buffer(size.value)
     lib.nvrtcGetPTX(program, ptx)
     lib.nvrtcDestroyProgram(ctypes.byref(program))
-    return ptx.value
+    # Nothing here is newer, and a driver reads no PTX that is newer than itself: 7.4 is CUDA 11.4, JetPack 5.
+    text, n = re.subn(rb"(?m)^\.version 8\.\d$", b".version 7.4", ptx.value)
+    assert n == 1, "one version"
+    return re.sub(rb'\t\.pragma "used_bytes_mask \w+";\n', b"", text)
 
 
 def assemble(ptx, machine):

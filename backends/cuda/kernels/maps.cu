@@ -168,7 +168,7 @@ struct FinishNorm {
     int c_max, set, h, w, c, groups, act, raw;
 };
 
-extern "C" __global__ void finish_norm(const __grid_constant__ FinishNorm p) {
+extern "C" __global__ void __launch_bounds__(1024) finish_norm(const __grid_constant__ FinishNorm p) {
     extern __shared__ float squares[];
     float *stats = p.stats;
     const float *affine = p.affine, *temp = p.temp;

@@ -218,9 +218,8 @@ struct Cache {
 struct Heads {
     float *qkv;           // [m, 3 w]
     const float *factor;  // of the queries, per head
-    Cache own[2];         // per guidance row
-    int n, w, dim, norm, store, first;  // `first`: the place of the scale's first token in `own`
-    int total, unused;    // total: m * 3 * heads
+    Cache own[2];         // per guidance row, at the scale's first token
+    int n, w, dim, norm, store, total;  // total: m * 3 * heads
 };
 
 // Queries: normalised, scaled, and for an int8 cache quantized in place: int8 [dim], then the scale. Keys and
@@ -260,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(256) split_heads(const __grid_const
         return;
     }
     const Cache &to = a.own[m / a.n];
-    u64 token = a.first + m % a.n, at = token * a.w + h * a.dim;
+    u64 token = m % a.n, at = token * a.w + h * a.dim;
     u8 *out = which == 1 ? to.k : to.v;
     if (a.store == ST_F32) {
         for (int i = lane; i < a.dim; i += 8) ((float *)out)[at + i] = x[i];

@@ -1,0 +1,390 @@
+//! The transformer: condition, modulation, blocks, head. See `varmint_core`'s `block`; a stage does all tokens of a
+//! scale and both rows of guidance.
+
+use varmint_core::config::MAX_TABLES;
+use varmint_core::device::{kv, second_row};
+use varmint_core::model::{Ada, BlockWeights, Linear};
+use varmint_core::{Buf, Error as CoreError, Job, Store, Tile};
+
+use crate::device::Kernel;
+use crate::params::{self, Ptr, dtype, out};
+use crate::queue::{Input, wants};
+use crate::{Cuda, Error, store};
+
+/// What the stages of a tile need to know.
+struct Place {
+    /// Width, hidden width, channels of a head.
+    w: usize,
+    hidden: usize,
+    dim: usize,
+    /// Tokens of a row, and of all rows.
+    l: usize,
+    m: usize,
+    rows: usize,
+    second: usize,
+    x: Ptr,
+    work: Ptr,
+    /// Queries, keys and values; later the hidden layer.
+    inner: Ptr,
+}
+
+impl Place {
+    fn stream(&self) -> params::Stream {
+        let (n, second, w) = (self.l as i32, self.second as i32, self.w as i32);
+        params::Stream { x: self.x, n, second, w, unused: 0 }
+    }
+}
+
+/// Modulation of a block: the address of the first row's six vectors, and from row to row.
+struct Mods {
+    at: Ptr,
+    stride: usize,
+    offsets: Ptr,
+    gain: Ptr,
+}
+
+impl Mods {
+    /// Address of vector `i` in the projection and in the offsets.
+    fn vector(&self, i: usize, w: usize) -> (Ptr, Ptr) {
+        let o = (4 * i * w) as u64;
+        (self.at + o, if self.offsets == 0 { 0 } else { self.offsets + o })
+    }
+}
+
+impl Cuda<'_> {
+    fn place(&self, job: &Job<'_>, trunk: usize, scale: usize, rows: usize) -> Place {
+        let shape = &job.model.shape;
+        let t = shape.trunk(trunk);
+        let (w, l) = (t.width as usize, shape.config.scale(scale).tokens());
+        let (work, m) = (self.at(job, Buf::Work), rows * l);
+        Place {
+            w,
+            hidden: t.hidden as usize,
+            dim: t.head_dim(),
+            l,
+            m,
+            rows,
+            second: second_row(shape, &job.plan.tier, trunk),
+            x: self.at(job, Buf::X),
+            work,
+            inner: work + (4 * m * w) as u64,
+        }
+    }
+
+    fn quantized(&self, job: &Job<'_>) -> (Ptr, Ptr) {
+        (self.at(job, Buf::Rows), self.at(job, Buf::RowScale))
+    }
+
+    /// The condition, and SiLU of it in the working memory. The first one sends the request, and clears the latent.
+    pub(crate) fn setup(&mut self, job: &Job<'_>, trunk: usize) -> Result<(), Error> {
+        let c = &job.model.shape.config;
+        let w = job.model.shape.trunk(trunk).width as usize;
+        if trunk == 0 {
+            // Whatever an image that was given up left behind.
+            self.queue.clear();
+            self.held = None;
+            self.request(job)?;
+            let latent = c.latent();
+            let (n, l) = (latent.tokens() * c.cvae as usize, c.tokens());
+            let p = params::Clear {
+                f_hat: self.at(job, Buf::FHat),
+                tokens: self.at(job, Buf::Tokens),
+                n: n as i32,
+                l: l as i32,
+            };
+            self.push(Kernel::clear, [n.max(l).div_ceil(256), 1, 1], 256, 0, &p);
+        }
+        let mut p = params::Setup {
+            req: self.places.request,
+            cond: self.at(job, Buf::Cond),
+            act: self.at(job, Buf::Work),
+            n_tables: c.n_tables() as i32,
+            w: w as i32,
+            ..Default::default()
+        };
+        for t in 0..c.n_tables().min(MAX_TABLES) {
+            p.tables[t] = self.table(&job.model.table(trunk, t))?;
+            p.rows_of[t] = c.table(t).rows as i32;
+        }
+        let rows = job.plan.tier.rows_of(trunk, 0);
+        self.push(Kernel::setup, [w.div_ceil(128), rows, 1], 128, 0, &p);
+        Ok(())
+    }
+
+    /// The request as the kernels read it.
+    fn request(&mut self, job: &Job<'_>) -> Result<(), Error> {
+        let (r, s) = (job.request, &job.request.sampling);
+        let scales = job.model.shape.config.n_scales();
+        let mut p = params::Request {
+            seed: r.seed,
+            tail: 1.0 - s.top_p as f64,
+            labels: r.labels.map(|l| l.map_or(-1, |l| l as i32)),
+            forced: r.tokens.is_some().into(),
+            top_k: s.top_k,
+            top_p: s.top_p,
+            temperature: s.temperature,
+            ..Default::default()
+        };
+        for (k, mix) in p.mix.iter_mut().enumerate().take(scales) {
+            // As `sample::draw`: the strength is a double, rounded at the multiplication.
+            let t = s.guidance as f64 * k as f64 / scales.saturating_sub(1).max(1) as f64;
+            *mix = [(1.0 + t) as f32, t as f32];
+        }
+        self.device.bind()?;
+        self.device.write(self.places.request, bytemuck::bytes_of(&p))?;
+        match r.tokens {
+            Some(tokens) => self.device.write(self.places.forced, bytemuck::cast_slice(tokens)),
+            None => Ok(()),
+        }
+    }
+
+    /// A projection of the condition, both rows.
+    fn project(
+        &mut self,
+        job: &Job<'_>,
+        trunk: usize,
+        lin: &Linear<'_>,
+        to: Ptr,
+        stride: usize,
+    ) -> Result<(), Error> {
+        let rows = job.plan.tier.rows_of(trunk, 0);
+        let (w, act, room) = (lin.w.cols, self.at(job, Buf::Work), self.quantized(job));
+        let (mode, row) = wants(&lin.w);
+        let kind = mode + 16 * row as i32;
+        let x = if self.held == Some(kind) {
+            Input::rows(self.room(&lin.w, rows, (room.0, room.1, act)), rows, w)
+        } else {
+            self.quantize(&lin.w, (act, rows, w), room)
+        };
+        self.held = (mode != dtype::F32).then_some(kind).or(self.held);
+        let o = params::Out { out: to, mode: out::ROWS, ldo: stride as i32, ..Default::default() };
+        self.product(&x, lin, o, 0)
+    }
+
+    pub(crate) fn ada(
+        &mut self,
+        job: &Job<'_>,
+        trunk: usize,
+        row: usize,
+        block: usize,
+    ) -> Result<(), Error> {
+        if row > 0 {
+            return Ok(());
+        }
+        let t = *job.model.shape.trunk(trunk);
+        let lin = match job.model.block(trunk, block).ada {
+            Ada::Own(lin) => lin,
+            Ada::Offsets(_) => job.model.trunk(trunk).shared_ada.ok_or(CoreError::PlanMismatch)?,
+        };
+        let six = 6 * t.width as usize;
+        let mods = if t.shared_aln { 1 } else { t.depth as usize };
+        let to = self.at(job, Buf::Ada) + (4 * block * six) as u64;
+        self.project(job, trunk, &lin, to, mods * six)
+    }
+
+    pub(crate) fn head_ada(
+        &mut self,
+        job: &Job<'_>,
+        trunk: usize,
+        row: usize,
+    ) -> Result<(), Error> {
+        if row > 0 {
+            return Ok(());
+        }
+        let w = job.model.shape.trunk(trunk).width as usize;
+        let weights = job.model.trunk(trunk);
+        let x = self.at(job, Buf::HeadAda);
+        self.project(job, trunk, &weights.head_ada, x, 2 * w)?;
+        let add = self.of(weights.head_gain)?;
+        let p = params::AddVector { x, add, n: w as i32, stride: 2 * w as i32 };
+        let rows = job.plan.tier.rows_of(trunk, 0);
+        self.push(Kernel::add_vector, [w.div_ceil(128), rows, 1], 128, 0, &p);
+        Ok(())
+    }
+
+    fn mods(&self, job: &Job<'_>, t: Tile, weights: &BlockWeights<'_>) -> Result<Mods, Error> {
+        let trunk = job.model.shape.trunk(t.trunk);
+        let six = 6 * trunk.width as usize;
+        let ada = self.at(job, Buf::Ada);
+        let gain = self.of(weights.gain)?;
+        Ok(match weights.ada {
+            Ada::Own(_) => Mods {
+                at: ada + (4 * t.block * six) as u64,
+                stride: trunk.depth as usize * six,
+                offsets: 0,
+                gain,
+            },
+            Ada::Offsets(offsets) => {
+                Mods { at: ada, stride: six, offsets: self.of(offsets)?, gain }
+            }
+        })
+    }
+
+    /// Norm, modulation and quantization for a product: of attention (`which` 0) or of the feed-forward part (1).
+    fn norm(
+        &mut self,
+        job: &Job<'_>,
+        p: &Place,
+        mods: &Mods,
+        which: usize,
+        lin: &Linear<'_>,
+    ) -> Input {
+        let (gain, gain_offset) = mods.vector(2 + which, p.w);
+        let (shift, shift_offset) = mods.vector(4 + which, p.w);
+        let modulation = params::Modulation {
+            gain,
+            shift,
+            gain_offset,
+            shift_offset,
+            gain_base: mods.gain + (4 * which * p.w) as u64,
+            row_stride: mods.stride as i32,
+            unused: 0,
+        };
+        self.norm_rows(job, p, modulation, lin)
+    }
+
+    fn norm_rows(
+        &mut self,
+        job: &Job<'_>,
+        p: &Place,
+        modulation: params::Modulation,
+        lin: &Linear<'_>,
+    ) -> Input {
+        let (rows, scale) = self.quantized(job);
+        let to = self.room(&lin.w, p.m, (rows, scale, p.work));
+        let params = params::NormRows { s: p.stream(), modulation, to };
+        self.push(Kernel::norm_rows, [p.m, 1, 1], 128, 4 * p.w, &params);
+        Input::rows(to, p.m, p.w)
+    }
+
+    /// `x += gate * y`, gate being vector `which` of the modulation.
+    fn gated(&self, p: &Place, mods: &Mods, which: usize) -> params::Out {
+        let (gate, gate_offset) = mods.vector(which, p.w);
+        params::Out {
+            out: p.x,
+            mode: out::GATED,
+            ldo: p.w as i32,
+            n: p.l as i32,
+            second: p.second as i32,
+            gate,
+            gate_offset,
+            gate_stride: mods.stride as i32,
+            ..Default::default()
+        }
+    }
+
+    /// Queries, keys and values of all tokens; keys and values go to the cache.
+    pub(crate) fn keys(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
+        let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
+        let p = self.place(job, t.trunk, t.scale, rows);
+        let trunk = *job.model.shape.trunk(t.trunk);
+        let weights = job.model.block(t.trunk, t.block);
+        let mods = self.mods(job, t, &weights)?;
+        let x = self.norm(job, &p, &mods, 0, &weights.qkv);
+        let o = params::Out {
+            out: p.inner,
+            mode: out::ROWS,
+            ldo: 3 * p.w as i32,
+            ..Default::default()
+        };
+        self.product(&x, &weights.qkv, o, 0)?;
+        let total = p.m * 3 * (p.w / p.dim);
+        let mut heads = params::Heads {
+            qkv: p.inner,
+            factor: self.of(weights.query_scale)?,
+            n: p.l as i32,
+            w: p.w as i32,
+            dim: p.dim as i32,
+            norm: trunk.l2_norm.into(),
+            store: store(job.plan.tier.cache),
+            total: total as i32,
+            ..Default::default()
+        };
+        for row in 0..p.rows {
+            let [_, own] = kv(&job.model.shape, job.plan, Tile { row, ..t }, rows)?;
+            let part = self.part(own);
+            heads.own[row] = params::Cache { k: part.k, v: part.v, ks: part.ks, vs: part.vs };
+        }
+        self.push(Kernel::split_heads, [total.div_ceil(32), 1, 1], 256, 128 * p.dim, &heads);
+        Ok(())
+    }
+
+    /// Attention and feed-forward of all tokens.
+    pub(crate) fn mix(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
+        let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
+        let p = self.place(job, t.trunk, t.scale, rows);
+        let weights = job.model.block(t.trunk, t.block);
+        let mods = self.mods(job, t, &weights)?;
+        self.attend(job, t, &p)?;
+        // The result lies where the keys were.
+        let o = p.inner + (4 * p.w) as u64;
+        let room = self.quantized(job);
+        let x = self.quantize(&weights.proj.w, (o, p.m, 3 * p.w), room);
+        self.product(&x, &weights.proj, self.gated(&p, &mods, 0), p.work)?;
+        let x = self.norm(job, &p, &mods, 1, &weights.fc1);
+        let hidden = params::Out {
+            out: p.inner,
+            mode: out::GELU,
+            ldo: p.hidden as i32,
+            ..Default::default()
+        };
+        self.product(&x, &weights.fc1, hidden, 0)?;
+        let x = self.quantize(&weights.fc2.w, (p.inner, p.m, p.hidden), room);
+        self.product(&x, &weights.fc2, self.gated(&p, &mods, 1), p.work)
+    }
+
+    fn attend(&mut self, job: &Job<'_>, t: Tile, p: &Place) -> Result<(), Error> {
+        let cache = job.plan.tier.cache;
+        let mut a = params::Attend {
+            qkv: p.inner,
+            n: p.l as i32,
+            w: p.w as i32,
+            dim: p.dim as i32,
+            store: store(cache),
+            ..Default::default()
+        };
+        let mut keys = 0;
+        for row in 0..p.rows {
+            let [past, own] = kv(&job.model.shape, job.plan, Tile { row, ..t }, p.rows)?;
+            keys = keys.max(past.tokens + own.tokens);
+            (a.past[row], a.own[row]) = (self.part(past), self.part(own));
+        }
+        let heads = p.w / p.dim;
+        // Rows of scores eight banks apart, and room for the sums of four warps.
+        let stride = keys.next_multiple_of(32) + 8;
+        let shared = (64 * stride).max(4 * 4 * 16 * 64);
+        if cache == Store::I8 && p.dim == 64 && shared + 128 <= self.device.facts.shared_memory {
+            a.stride = stride as i32;
+            self.push(Kernel::attend_64, [p.l.div_ceil(16), heads, p.rows], 128, shared, &a);
+        } else {
+            let shared = 4 * (keys + p.dim);
+            self.push(Kernel::attend_any, [p.l, heads, p.rows], 128, shared, &a);
+        }
+        Ok(())
+    }
+
+    /// Logits of a whole scale, both rows: at its first few tokens for all of them.
+    pub(crate) fn head(&mut self, job: &Job<'_>, scale: usize, at: usize) -> Result<(), Error> {
+        if at > 0 {
+            return Ok(());
+        }
+        let trunk = job.plan.tier.trunk(scale);
+        let p = self.place(job, trunk, scale, job.plan.tier.rows(scale));
+        let weights = job.model.trunk(trunk);
+        let gain = self.at(job, Buf::HeadAda);
+        let modulation = params::Modulation {
+            gain,
+            shift: gain + (4 * p.w) as u64,
+            row_stride: 2 * p.w as i32,
+            ..Default::default()
+        };
+        let x = self.norm_rows(job, &p, modulation, &weights.head);
+        let o = params::Out {
+            out: self.places.logits,
+            mode: out::ROWS,
+            ldo: job.model.shape.config.vocab as i32,
+            ..Default::default()
+        };
+        self.product(&x, &weights.head, o, 0)
+    }
+}

@@ -1,0 +1,356 @@
+//! What the stages have in common: addresses, quantized rows, products.
+
+use bytemuck::Pod;
+use varmint_core::device::KvPart;
+use varmint_core::model::Linear;
+use varmint_core::num::{up4, up32};
+use varmint_core::tensor::{Data, Matrix};
+use varmint_core::{Buf, Job};
+
+use crate::device::{Kernel, Launch};
+use crate::params::{self, Ptr, dtype, out};
+use crate::{Cuda, Error, is_float};
+
+/// Inputs of a product where they lie: rows of a matrix, or the taps of a convolution (`varmint_core::ops::Taps`), in
+/// values; `q` says how they are stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    pub(crate) q: params::Quantized,
+    pub(crate) m: usize,
+    pub(crate) width: usize,
+    pub(crate) line: usize,
+    pub(crate) seg_len: usize,
+    pub(crate) seg_stride: usize,
+    pub(crate) segs: usize,
+}
+
+impl Input {
+    /// `m` rows.
+    pub(crate) fn rows(q: params::Quantized, m: usize, k: usize) -> Self {
+        let seg_len = if q.mode == dtype::F32 { k } else { q.stride as usize };
+        Self { q, m, width: m, line: 0, seg_len, seg_stride: 0, segs: 1 }
+    }
+
+    /// A 3x3 convolution over a strip of rows `[rows + 2][width + 2][channels]`.
+    pub(crate) fn strip(q: params::Quantized, rows: usize, width: usize, channels: usize) -> Self {
+        let line = (width + 2) * channels;
+        let m = rows * width;
+        Self { q, m, width, line, seg_len: 3 * channels, seg_stride: line, segs: 3 }
+    }
+
+    fn k(&self) -> usize {
+        self.segs * self.seg_len
+    }
+}
+
+/// Which rows a tensor's product wants: how they are stored, and values of a row.
+pub(crate) fn wants(w: &Matrix<'_>) -> (i32, usize) {
+    match w.data {
+        Data::F32(_) | Data::F16(_) | Data::I8Rows(..) => (dtype::F32, w.cols),
+        Data::I8 { wide: false, .. } => (dtype::I8, up4(w.cols)),
+        Data::I8 { wide: true, .. } => (dtype::I8_WIDE, up4(w.cols)),
+        Data::I4 { .. } => (dtype::I8, up32(w.cols)),
+    }
+}
+
+impl Cuda<'_> {
+    pub(crate) fn push<P: Pod>(
+        &mut self,
+        kernel: Kernel,
+        grid: [usize; 3],
+        block: usize,
+        shared: usize,
+        params: &P,
+    ) {
+        self.queue.push(Launch::new(kernel, grid, block, shared, params));
+    }
+
+    /// The address of a buffer.
+    pub(crate) fn at(&self, job: &Job<'_>, buf: Buf) -> Ptr {
+        self.arena.at + u64::from(job.plan.buffer(buf).offset)
+    }
+
+    /// The address of numbers of the model; 0 for none.
+    pub(crate) fn of<T>(&self, numbers: &[T]) -> Result<Ptr, Error> {
+        if numbers.is_empty() {
+            return Ok(0);
+        }
+        let from = (numbers.as_ptr() as usize).wrapping_sub(self.file.as_ptr() as usize);
+        let end = from.checked_add(size_of_val(numbers));
+        match end {
+            Some(end) if end <= self.file.len() => Ok(self.weights.at + from as u64),
+            _ => Err(varmint_core::Error::PlanMismatch.into()),
+        }
+    }
+
+    pub(crate) fn table(&self, m: &Matrix<'_>) -> Result<params::Table, Error> {
+        let cols = m.cols as i32;
+        Ok(match m.data {
+            Data::F32(w) => params::Table { data: self.of(w)?, scale: 0, dtype: dtype::F32, cols },
+            Data::F16(w) => params::Table { data: self.of(w)?, scale: 0, dtype: dtype::F16, cols },
+            Data::I8Rows(w, s) => {
+                params::Table { data: self.of(w)?, scale: self.of(s)?, dtype: dtype::I8_ROWS, cols }
+            }
+            Data::I8 { .. } | Data::I4 { .. } => {
+                return Err(varmint_core::Error::PlanMismatch.into());
+            }
+        })
+    }
+
+    pub(crate) fn float_weights(&self, lin: &Linear<'_>) -> Result<params::FloatWeights, Error> {
+        let (w, half) = match lin.w.data {
+            Data::F32(w) => (self.of(w)?, 0),
+            Data::F16(w) => (self.of(w)?, 1),
+            _ => return Err(varmint_core::Error::PlanMismatch.into()),
+        };
+        Ok(params::FloatWeights { w, bias: self.of(lin.bias)?, half, unused: 0 })
+    }
+
+    pub(crate) fn part(&self, p: KvPart) -> params::Part {
+        let at = |o: usize| self.arena.at + o as u64;
+        params::Part {
+            k: at(p.k),
+            v: at(p.v),
+            ks: at(p.ks),
+            vs: at(p.vs),
+            n: p.tokens as i32,
+            unused: 0,
+        }
+    }
+
+    /// Where `m` rows for a product go: quantized to `rows` and `scale`, or floats to `floats`.
+    pub(crate) fn room(
+        &self,
+        w: &Matrix<'_>,
+        m: usize,
+        (rows, scale, floats): (Ptr, Ptr, Ptr),
+    ) -> params::Quantized {
+        let (mode, stride) = wants(w);
+        let (q, stride) = (if mode == dtype::F32 { floats } else { rows }, stride as i32);
+        params::Quantized { q, plane: (m * stride as usize) as u64, scale, stride, mode }
+    }
+
+    /// Quantizes `m` rows of `k` floats, `stride` apart, for a product; floats stay where they are.
+    pub(crate) fn quantize(
+        &mut self,
+        w: &Matrix<'_>,
+        (x, m, stride): (Ptr, usize, usize),
+        (rows, scale): (Ptr, Ptr),
+    ) -> Input {
+        let k = w.cols;
+        let mut to = self.room(w, m, (rows, scale, x));
+        if to.mode == dtype::F32 {
+            to.stride = stride as i32;
+        } else {
+            let p = params::QuantizeRows { x, to, k: k as i32, stride: stride as i32 };
+            self.push(Kernel::quantize_rows, [m, 1, 1], 128, 4 * k, &p);
+        }
+        Input::rows(to, m, k)
+    }
+
+    /// A product, and what becomes of it: `o` says all but the weights' scale and bias. Where the weights are floats,
+    /// `floats` has room for the result.
+    pub(crate) fn product(
+        &mut self,
+        x: &Input,
+        lin: &Linear<'_>,
+        mut o: params::Out,
+        floats: Ptr,
+    ) -> Result<(), Error> {
+        let (n, m, k) = (lin.bias.len(), x.m, x.k());
+        o.bias = self.of(lin.bias)?;
+        if o.range == 0 {
+            o.row_scale = x.q.scale;
+        }
+        match lin.w.data {
+            Data::I8 { w, scale, wide } => {
+                o.scale = self.of(scale)?;
+                let p = params::Gemm {
+                    a: x.q.q,
+                    plane: x.q.plane,
+                    w: self.of(w)?,
+                    m: m as i32,
+                    n: n as i32,
+                    k: k as i32,
+                    width: x.width as i32,
+                    stride: x.q.stride,
+                    line: x.line as i32,
+                    seg_len: x.seg_len as i32,
+                    seg_stride: x.seg_stride as i32,
+                    out: o,
+                };
+                let launch = gemm_launch(&p, wide, self.device.facts.multiprocessors);
+                self.queue.push(launch);
+            }
+            Data::I4 { w, group, scale } => {
+                o.scale = self.of(scale)?;
+                let (w, group) = (self.of(w)?, self.of(group)?);
+                let (a, stride) = (x.q.q, x.q.stride);
+                let (mi, ni, ki) = (m as i32, n as i32, k as i32);
+                let p = params::Gemm4 { a, w, group, m: mi, n: ni, k: ki, stride, out: o };
+                let grid = [n.div_ceil(8), m.div_ceil(32), 1];
+                self.push(Kernel::gemm_4bit, grid, 256, 0, &p);
+            }
+            Data::F32(_) | Data::F16(_) => {
+                // Rows and GELU go where they belong; the rest takes a detour.
+                let direct = matches!(o.mode, out::ROWS | out::GELU);
+                let (to, ldo) = if direct { (o.out, o.ldo) } else { (floats, n as i32) };
+                let p = params::Floats {
+                    a: x.q.q,
+                    out: to,
+                    w: self.float_weights(lin)?,
+                    m: m as i32,
+                    n: n as i32,
+                    k: k as i32,
+                    width: x.width as i32,
+                    stride: x.q.stride,
+                    line: x.line as i32,
+                    seg_len: x.seg_len as i32,
+                    seg_stride: x.seg_stride as i32,
+                    ldo,
+                    unused: 0,
+                };
+                self.push(Kernel::gemm_float, [n.div_ceil(32), m.min(4096), 1], 256, 0, &p);
+                self.finish(&o, to, m, n);
+            }
+            Data::I8Rows(..) => return Err(varmint_core::Error::PlanMismatch.into()),
+        }
+        Ok(())
+    }
+
+    /// What follows a float product.
+    fn finish(&mut self, o: &params::Out, y: Ptr, m: usize, n: usize) {
+        match o.mode {
+            out::ROWS => {}
+            out::GELU | out::GATED => {
+                let s = params::Stream { x: o.out, n: o.n, second: o.second, w: o.ldo, unused: 0 };
+                let p = params::FinishRows {
+                    y,
+                    s,
+                    gate: o.gate,
+                    gate_offset: o.gate_offset,
+                    n: n as i32,
+                    mode: o.mode,
+                    gate_stride: o.gate_stride,
+                    unused: 0,
+                };
+                self.push(Kernel::finish_rows, [n.div_ceil(128), m, 1], 128, 0, &p);
+            }
+            _ => {
+                let total = m * n;
+                let p = params::StoreMap {
+                    y,
+                    map: o.out,
+                    rows: o.rows,
+                    pixels: if o.mode == out::PIXELS { o.out } else { 0 },
+                    n: total as u64,
+                    at: 0,
+                    store: o.store,
+                    base: o.base,
+                };
+                self.push(Kernel::store_map, [total.div_ceil(256), 1, 1], 256, 0, &p);
+            }
+        }
+    }
+}
+
+/// An integer product by the kernel for its shape.
+pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, multiprocessors: usize) -> Launch {
+    let (m, n) = (p.m as usize, p.n as usize);
+    let plain = p.width == p.m && p.seg_len == p.k;
+    if plain && m <= 32 {
+        let kernel = match (m <= 16, wide) {
+            (true, false) => Kernel::gemm_few_16,
+            (true, true) => Kernel::gemm_few_16_wide,
+            (false, false) => Kernel::gemm_few_32,
+            (false, true) => Kernel::gemm_few_32_wide,
+        };
+        return Launch::new(kernel, [n.div_ceil(8), 1, 1], 256, 0, p);
+    }
+    let steps = [p.stride, p.line, p.seg_len, p.seg_stride, p.k];
+    let by16 = steps.iter().all(|v| v % 16 == 0) && (p.a | p.plane).is_multiple_of(16);
+    let tiles = |t: &Tile| m.div_ceil(t.bm) * n.div_ceil(t.bn);
+    let [large, middle, small, any] = TILES;
+    let t = if !by16 {
+        any
+    } else if tiles(&large) >= multiprocessors {
+        large
+    } else if tiles(&middle) >= multiprocessors {
+        middle
+    } else {
+        small
+    };
+    let kernel = if wide { t.wide } else { t.narrow };
+    Launch::new(kernel, [n.div_ceil(t.bn), m.div_ceil(t.bm), 1], t.threads, t.shared(), p)
+}
+
+/// `Tiles` of gemm.cu.
+#[derive(Clone, Copy)]
+struct Tile {
+    narrow: Kernel,
+    wide: Kernel,
+    bm: usize,
+    bn: usize,
+    groups: usize,
+    stages: usize,
+    threads: usize,
+}
+
+const TILES: [Tile; 4] = [
+    Tile {
+        narrow: Kernel::gemm_128x128,
+        wide: Kernel::gemm_128x128_wide,
+        bm: 128,
+        bn: 128,
+        groups: 1,
+        stages: 4,
+        threads: 256,
+    },
+    Tile {
+        narrow: Kernel::gemm_128x64,
+        wide: Kernel::gemm_128x64_wide,
+        bm: 128,
+        bn: 64,
+        groups: 1,
+        stages: 4,
+        threads: 256,
+    },
+    Tile {
+        narrow: Kernel::gemm_64x32,
+        wide: Kernel::gemm_64x32_wide,
+        bm: 64,
+        bn: 32,
+        groups: 4,
+        stages: 3,
+        threads: 256,
+    },
+    Tile {
+        narrow: Kernel::gemm_any,
+        wide: Kernel::gemm_any_wide,
+        bm: 64,
+        bn: 32,
+        groups: 4,
+        stages: 3,
+        threads: 256,
+    },
+];
+
+impl Tile {
+    /// Bytes of shared memory: the copies, or the sums.
+    const fn shared(&self) -> usize {
+        let depth = 64 * self.groups;
+        let copies = self.stages * (self.bm * (depth + 16) + self.bn * depth);
+        let sums = self.groups * self.bm * (self.bn + 8) * 4;
+        if copies > sums { copies } else { sums }
+    }
+}
+
+/// The most shared memory that a product takes.
+pub(crate) fn shared_memory() -> usize {
+    TILES.iter().map(Tile::shared).max().unwrap_or(0)
+}
+
+/// Whether a tensor's product works on floats.
+pub(crate) fn floats(lin: &Linear<'_>) -> bool {
+    is_float(&lin.w.data)
+}

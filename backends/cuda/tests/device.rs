@@ -1,0 +1,290 @@
+//! On a GPU: every stage leaves in its buffers what the scalar reference leaves there, bit for bit, and whole
+//! pictures, sent as graphs, are those of the CPU. Without a GPU each test says why it is skipped, and passes;
+//! with VARMINT_REQUIRE_CUDA=1 it fails.
+
+use std::path::PathBuf;
+
+use varmint::{
+    Backend, Buf, Cpu, Engine, Generator, Host, Model, ModelFile, Pass, Plan, Request, Scalar,
+    Stage, Step, Tier, Tile,
+};
+use varmint_core::Job;
+use varmint_core::device::STATS;
+use varmint_cuda::{Cuda, probe};
+
+/// Whether to go on.
+fn gpu() -> bool {
+    match probe() {
+        Ok(_) => true,
+        Err(e) => {
+            assert_ne!(
+                std::env::var("VARMINT_REQUIRE_CUDA").as_deref(),
+                Ok("1"),
+                "a GPU is required: {e}"
+            );
+            eprintln!("skipped: {e}");
+            false
+        }
+    }
+}
+
+fn fixture(name: &str) -> PathBuf {
+    let here = PathBuf::from("fixtures").join(name);
+    if here.exists() { here } else { PathBuf::from("../../fixtures").join(name) }
+}
+
+/// Memory whose first byte is at a multiple of 16.
+fn ram(bytes: usize) -> Vec<u128> {
+    vec![0; bytes.div_ceil(16)]
+}
+
+/// The buffers that a stage is the last to write, and how many bytes of them mean something.
+fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
+    let (shape, tier) = (&model.shape, &plan.tier);
+    let c = &shape.config;
+    let all = |buf| (buf, plan.buffer(buf).size as usize);
+    match stage {
+        Stage::Setup { trunk } => {
+            let w = shape.trunk(trunk).width as usize;
+            vec![(Buf::Cond, 4 * w * tier.rows_of(trunk, 0)), all(Buf::FHat)]
+        }
+        Stage::HeadAda { .. } => match stage.next(shape, tier) {
+            Stage::HeadAda { .. } => vec![],
+            _ => vec![all(Buf::Ada), all(Buf::HeadAda)],
+        },
+        Stage::Begin { .. } => vec![all(Buf::X)],
+        Stage::Keys(t) => {
+            let j = tier.last_scale(t.trunk, t.block, c.n_scales()).unwrap_or(0);
+            vec![all(Buf::Kv(0, j)), all(Buf::Kv(1, j)), all(Buf::KvNow)]
+        }
+        Stage::Mix(_) => vec![all(Buf::X)],
+        Stage::Draw { .. } => match stage.next(shape, tier) {
+            Stage::Fold { .. } => vec![all(Buf::Tokens)],
+            _ => vec![],
+        },
+        Stage::Fold { scale } => {
+            let z = 4 * c.cvae as usize;
+            let next = if scale + 1 < c.n_scales() {
+                let k = scale + 1;
+                z * (varmint_core::device::next_place(shape, tier, k) + c.scale(k).tokens())
+            } else {
+                0
+            };
+            // Codes stand behind the inputs that stay; where none stay, they are written over.
+            let _ = next;
+            vec![all(Buf::FHat)]
+        }
+        Stage::Decode { layer, pass, .. } => {
+            let (kind, level) = shape.decoder(tier.decoder).layer(c.cvae as usize, layer);
+            let (_, output) = varmint_core::device::level_maps(shape, tier, layer);
+            use varmint_core::tensor::Layer;
+            let stats = (Buf::Stats, plan.buffer(Buf::Stats).size as usize / STATS * 8);
+            match (kind, pass) {
+                (_, Pass::Scan | Pass::Norm1 | Pass::Norm2) => vec![stats],
+                (Layer::Res { .. }, Pass::First) => vec![stats, all(Buf::Hidden(level))],
+                (Layer::Attention { .. }, Pass::First) => vec![all(Buf::MapQkv)],
+                (Layer::Out { .. }, _) => vec![all(Buf::Rgb)],
+                _ => vec![stats, all(output)],
+            }
+        }
+        Stage::Ada { .. } | Stage::Keep(_) | Stage::Head { .. } | Stage::Done => vec![],
+    }
+}
+
+/// Runs the reference and the GPU side by side, one stage at a time. After a difference the GPU goes on with what the
+/// reference has, so that every stage that is wrong shows by itself.
+fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -> Vec<String> {
+    let plan = Plan::new(&model.shape, &varmint_cuda::tier(model, tier)).unwrap();
+    let mut memory = ram(plan.bytes());
+    let mut host = Host::new(Scalar, bytemuck::cast_slice_mut(&mut memory), &plan).unwrap();
+    let mut cuda = Cuda::new(file, model, &plan).unwrap();
+    cuda.set_graphs(false);
+    let job = Job { model, plan: &plan, request: &request };
+    for (_, b) in plan.buffers() {
+        let _ = b;
+    }
+    let mut wrong = Vec::new();
+    let mut stage = Stage::START;
+    // Buffers that neither side writes whole begin alike.
+    let same = [Buf::Ada, Buf::X, Buf::KvNow, Buf::Stats, Buf::Tokens];
+    let caches = (0..16).flat_map(|j| [Buf::Kv(0, j), Buf::Kv(1, j)]);
+    for buf in same.into_iter().chain(caches) {
+        if plan.buffer(buf).size > 0 {
+            let bytes = host.view(&plan, buf).unwrap().to_vec();
+            cuda.write(&plan, buf, &bytes).unwrap();
+        }
+    }
+    while stage != Stage::Done {
+        host.run(&job, stage).unwrap();
+        if let Err(e) = cuda.run(&job, stage) {
+            wrong.push(format!("{stage:?}: {e}"));
+            return wrong;
+        }
+        for (buf, n) in written(model, &plan, stage) {
+            if plan.buffer(buf).size == 0 {
+                continue;
+            }
+            let want = host.view(&plan, buf).unwrap()[..n].to_vec();
+            let got = match cuda.view(&plan, buf) {
+                Ok(got) => &got[..n],
+                Err(e) => {
+                    wrong.push(format!("{stage:?} {buf:?}: {e}"));
+                    return wrong;
+                }
+            };
+            if want != got {
+                let at = want.iter().zip(got).position(|(a, b)| a != b).unwrap();
+                let count = want.iter().zip(got).filter(|(a, b)| a != b).count();
+                let f = |x: &[u8]| {
+                    let i = at / 4 * 4;
+                    x.get(i..i + 4).map_or(0.0, |b| f32::from_le_bytes(b.try_into().unwrap()))
+                };
+                wrong.push(format!(
+                    "{stage:?} {buf:?}: {count} of {n} bytes, first at {at}: {:#04x} {} for {:#04x} {}",
+                    got[at],
+                    f(got),
+                    want[at],
+                    f(&want)
+                ));
+                let whole = host.view(&plan, buf).unwrap().to_vec();
+                cuda.write(&plan, buf, &whole).unwrap();
+            }
+        }
+        stage = stage.next(&model.shape, &plan.tier);
+    }
+    let _ = Tile { trunk: 0, scale: 0, row: 0, block: 0, at: 0 };
+    wrong
+}
+
+fn requests<'r>(model: &Model<'_>) -> [Request<'r>; 2] {
+    let mut a = Request::new(model);
+    a.labels[0] = Some(3);
+    a.seed = 11;
+    let mut b = a;
+    (b.sampling.top_k, b.sampling.top_p, b.sampling.temperature) = (20, 0.9, 0.8);
+    [a, b]
+}
+
+#[test]
+fn every_stage_is_the_reference_s() {
+    if !gpu() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for name in ["tiny.vmt", "emoji-micro.vmt", "emoji-64.vmt"] {
+        let file = ModelFile::open(fixture(name)).unwrap();
+        let model = file.model().unwrap();
+        for tier in model.tiers() {
+            let [request, other] = requests(&model);
+            let request = if tier.index == 0 { request } else { other };
+            let found = lockstep(&model, &tier, file.bytes(), request);
+            eprintln!("{name} {}: {} stages differ", tier.name(), found.len());
+            for f in found.iter().take(12) {
+                eprintln!("    {f}");
+            }
+            wrong.extend(found);
+            if name == "emoji-64.vmt" && tier.name() == "half" {
+                break; // the others run the same code with fewer blocks: whole pictures cover them
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} stages differ", wrong.len());
+}
+
+/// Makes an image on the GPU.
+fn picture(g: &mut Generator<'_, Cuda<'_>>) -> (Vec<u8>, Vec<u16>) {
+    let (mut rgb, mut tokens) = (Vec::new(), Vec::new());
+    loop {
+        match g.step().unwrap() {
+            Step::Rows(rows) => rgb.extend_from_slice(rows.rgb),
+            Step::Done => return (rgb, tokens),
+            _ => {}
+        }
+        if let Stage::Decode { layer: 0, pass: Pass::Scan, .. } = g.stage() {
+            tokens = g.tokens().unwrap().to_vec();
+        }
+    }
+}
+
+#[test]
+fn pictures_are_the_cpu_s() {
+    if !gpu() {
+        return;
+    }
+    let mut wrong = 0;
+    for name in ["tiny.vmt", "emoji-micro.vmt", "emoji-64.vmt"] {
+        let file = ModelFile::open(fixture(name)).unwrap();
+        let model = file.model().unwrap();
+        for tier in model.tiers() {
+            let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier)).unwrap();
+            let [first, second] = requests(&model);
+            let cuda = match Cuda::new(file.bytes(), &model, &plan) {
+                Ok(cuda) => cuda,
+                Err(varmint_cuda::Error::Unsupported(why)) => {
+                    eprintln!("{name} {}: not on the GPU: {why}", tier.name());
+                    continue;
+                }
+                Err(e) => panic!("{name} {}: {e}", tier.name()),
+            };
+            let mut g = Generator::new(&model, &plan, cuda, first).unwrap();
+            let mut engine = Engine::new(&model, &tier).unwrap();
+            engine.set_cpu(Cpu::detect().parallel());
+            // The second time the graphs of the first one are replayed.
+            for (i, request) in [first, second, first].into_iter().enumerate() {
+                g.reset(request).unwrap();
+                let want = engine.generate(request).unwrap();
+                let (rgb, tokens) = picture(&mut g);
+                let good = (&rgb, &tokens) == (&want.rgb, &want.tokens);
+                eprintln!("{name} {} {i}: {}", tier.name(), if good { "same" } else { "DIFFERS" });
+                wrong += u32::from(!good);
+            }
+        }
+    }
+    assert_eq!(wrong, 0);
+}
+
+#[test]
+fn an_image_that_is_given_up_leaves_nothing() {
+    if !gpu() {
+        return;
+    }
+    let file = ModelFile::open(fixture("tiny.vmt")).unwrap();
+    let model = file.model().unwrap();
+    let plan =
+        Plan::new(&model.shape, &varmint_cuda::tier(&model, &model.tier_at(0).unwrap())).unwrap();
+    let [first, second] = requests(&model);
+    let cuda = Cuda::new(file.bytes(), &model, &plan).unwrap();
+    let mut g = Generator::new(&model, &plan, cuda, first).unwrap();
+    let want = picture(&mut g);
+    for steps in [1, 7, 40, 90] {
+        g.reset(second).unwrap();
+        for _ in 0..steps {
+            g.step().unwrap();
+        }
+        g.reset(first).unwrap();
+        assert_eq!(picture(&mut g), want, "after {steps} steps");
+    }
+}
+
+#[test]
+fn too_much_memory_is_refused_with_numbers() {
+    if !gpu() {
+        return;
+    }
+    let file = ModelFile::open(fixture("tiny.vmt")).unwrap();
+    let model = file.model().unwrap();
+    let tier = model.tier_at(0).unwrap();
+    let plan = Plan::new(&model.shape, &tier).unwrap();
+    // A plan of the CPU's tier is not the GPU's.
+    let got = Cuda::new(file.bytes(), &model, &plan).map(|_| ());
+    assert!(matches!(got, Err(varmint_cuda::Error::Unsupported(_))), "{got:?}");
+}
+
+/// Runs everywhere: there is a reason, and it is a sentence.
+#[test]
+fn without_a_gpu_there_is_a_reason() {
+    match probe() {
+        Ok(facts) => assert!(facts.memory > 0 && facts.capability >= (7, 2), "{facts:?}"),
+        Err(e) => assert!(e.to_string().contains(' '), "{e}"),
+    }
+}
