@@ -9,7 +9,7 @@ use varmint::{
     Stage, Step, Tier, Tile,
 };
 use varmint_core::Job;
-use varmint_core::device::STATS;
+use varmint_core::device::{STATS, stat};
 use varmint_cuda::{Cuda, probe};
 
 /// Whether to go on.
@@ -78,7 +78,9 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
             let (kind, level) = shape.decoder(tier.decoder).layer(c.cvae as usize, layer);
             let (_, output) = varmint_core::device::level_maps(shape, tier, layer);
             use varmint_core::tensor::Layer;
-            let stats = (Buf::Stats, plan.buffer(Buf::Stats).size as usize / STATS * 8);
+            // What a norm leaves there comes after the sums; before the first one it is what was there before.
+            let rows = if pass == Pass::Scan { stat::GAIN } else { stat::TEMP };
+            let stats = (Buf::Stats, plan.buffer(Buf::Stats).size as usize / STATS * rows);
             match (kind, pass) {
                 (_, Pass::Scan | Pass::Norm1 | Pass::Norm2) => vec![stats],
                 (Layer::Res { .. }, Pass::First) => vec![stats, all(Buf::Hidden(level))],
