@@ -679,6 +679,8 @@ class Bench:
             self.save()
         self.save()
         self.table()
+        if any(n["name"] == "check" for n in self.report["not_done"]):
+            raise SystemExit(1)
 
     def table(self):
         r = self.report
