@@ -74,6 +74,7 @@ train() { # the PyTorch side against the same goldens
     local venv=${VARMINT_VENV:-target/venv}
     [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r train/requirements.txt; }
     "$venv/bin/pytest" -q train
+    "$venv/bin/python" backends/cuda/benches/peer.py --device cpu --quick --only check
 }
 
 pictures() { # the README's first command, end to end
