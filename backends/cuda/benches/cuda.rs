@@ -1,11 +1,11 @@
 //! On a GPU: its int8 ceiling, products as a share of it, and whole images.
 //!
 //! cargo bench -p varmint-cuda --bench cuda -- products
-//! cargo bench -p varmint-cuda --bench cuda -- image FILE [--tier T] [--blocks 16,16,8,..] [--lanes N] [--images N]
+//! cargo bench -p varmint-cuda --bench cuda -- image FILE [--tier T] [--blocks 16,16,8,..] [--lanes N] [--images N] [--kernels]
 //!
 //! A file in the shape of VAR-d16 is made by `varmint synth -o d16.vmt`, of d30 by `--depth 30`; `--blocks` says how
 //! many blocks run at each scale, every other one left out (as VARiant's subnets), `--lanes` how many images run at
-//! once. `benches/peer.py` times the same shapes in PyTorch.
+//! once, `--kernels` leaves the graphs out (for profilers). `benches/peer.py` times the same shapes in PyTorch.
 
 use std::time::Instant;
 
@@ -149,6 +149,8 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     let images: usize = value(rest, "--images").map_or(Ok(20), str::parse)?;
     let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier))?;
     let first = Cuda::new(file.bytes(), &model, &plan)?;
+    let mut first = first;
+    first.set_graphs(!rest.iter().any(|a| a == "--kernels"));
     let facts = first.facts().clone();
     let f = first.footprint();
     println!(

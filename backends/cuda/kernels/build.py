@@ -22,8 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 PTX = HERE / "ptx"
 PREFIX = pathlib.Path(os.environ.get("CUDA_PREFIX", "/opt/varmint-cuda")) / "12"
 WHEELS = ["nvidia-cuda-nvrtc-cu12==12.6.85", "nvidia-cuda-nvcc-cu12==12.6.85"]
-# PTX of compute_80 has mma and cp.async, and serves everything from Ampere on.
-TARGETS = {"compute_72": ["sm_72"], "compute_80": ["sm_87", "sm_90"]}
+# compute_80 has mma and cp.async and serves Ampere and Ada; compute_90 lets kernels begin before the one before ends.
+TARGETS = {"compute_72": ["sm_72"], "compute_80": ["sm_87"], "compute_90": ["sm_90"]}
 # No fused multiply-add: see docs/arithmetic.md.
 OPTIONS = ["-fmad=false", "-std=c++17", "-default-device"]
 
@@ -63,8 +63,10 @@ def compile_ptx(lib, source, target):
     ptx = ctypes.create_string_buffer(size.value)
     lib.nvrtcGetPTX(program, ptx)
     lib.nvrtcDestroyProgram(ctypes.byref(program))
-    # Nothing here is newer, and a driver reads no PTX that is newer than itself: 7.4 is CUDA 11.4, JetPack 5.
-    text, n = re.subn(rb"(?m)^\.version 8\.\d$", b".version 7.4", ptx.value)
+    # Nothing here is newer, and a driver reads no PTX that is newer than itself: 7.4 is CUDA 11.4, JetPack 5;
+    # 8.0 is CUDA 12.0.
+    version = b".version 8.0" if target == "compute_90" else b".version 7.4"
+    text, n = re.subn(rb"(?m)^\.version 8\.\d$", version, ptx.value)
     assert n == 1, "one version"
     return re.sub(rb'\t\.pragma "used_bytes_mask \w+";\n', b"", text)
 

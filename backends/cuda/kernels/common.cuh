@@ -75,6 +75,14 @@ enum { DT_F32 = 0, DT_F16 = 1, DT_I8ROWS = 2, DT_I8 = 3, DT_I8WIDE = 4, DT_I4 = 
 // How the arena's numbers are stored: tier::Store.
 enum { ST_F32 = 0, ST_F16 = 1, ST_I8 = 2 };
 
+// On Hopper a kernel of a graph begins while the one before it ends: what comes before `after_previous` may read
+// weights only, and nothing that a kernel of the same graph wrote.
+DEVICE void after_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n\tgriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 struct Table {
     const void *data;
     const float *scale;

@@ -150,11 +150,13 @@ struct Gemm {
     const i8 *w;
     int m, n, k;
     int width, stride, line, seg_len, seg_stride;
+    int *partial, *arrived;  // of tiles that several blocks share, all zeros
     Out out;
 };
 
-// Few rows: a block has 8 output channels, its warps share the inputs. MT x 16 rows.
-template <int MT, bool WIDE>
+// Few rows: a block has 8 output channels, its warps share the inputs. MT x 16 rows. Weights do not depend on the
+// kernel before: those of the first U steps of a warp are on their way before it has ended.
+template <int MT, bool WIDE, int U>
 DEVICE void few_rows(const Gemm &p) {
     constexpr int PARTS = WIDE ? 2 : 1;
     __shared__ int sums[8][MT * 16][8];
@@ -162,11 +164,19 @@ DEVICE void few_rows(const Gemm &p) {
     int words = p.k / 4, steps = (words + 7) / 8;
     const u32 *w = (const u32 *)p.w + (u64)blockIdx.x * words * 8;
     int acc[PARTS][MT][4] = {};
-#pragma unroll 4
-    for (int s = warp; s < steps; s += 8) {
-        int k0 = s * 8 + t, k1 = k0 + 4;
-        bool r0 = k0 < words, r1 = k1 < words;
-        u32 b0 = r0 ? __ldg(w + k0 * 8 + g) : 0u, b1 = r1 ? __ldg(w + k1 * 8 + g) : 0u;
+    u32 b[U][2];
+    auto weights = [&](int first) {
+#pragma unroll
+        for (int u = 0; u < U; u++) {
+            int k0 = (first + 8 * u) * 8 + t, k1 = k0 + 4;
+            b[u][0] = k0 < words ? __ldg(w + k0 * 8 + g) : 0u;
+            b[u][1] = k1 < words ? __ldg(w + k1 * 8 + g) : 0u;
+        }
+    };
+    weights(warp);
+    after_previous();
+    for (int first = warp; first < steps; first += 8 * U) {
+        if (first != warp) weights(first);
 #pragma unroll
         for (int part = 0; part < PARTS; part++)
 #pragma unroll
@@ -174,10 +184,16 @@ DEVICE void few_rows(const Gemm &p) {
                 int m0 = i * 16 + g, m1 = m0 + 8;
                 const u32 *x0 = (const u32 *)(p.a + part * p.plane + (u64)m0 * p.stride);
                 const u32 *x1 = (const u32 *)(p.a + part * p.plane + (u64)m1 * p.stride);
-                u32 a[4];
-                a[0] = m0 < p.m && r0 ? x0[k0] : 0u, a[1] = m1 < p.m && r0 ? x1[k0] : 0u;
-                a[2] = m0 < p.m && r1 ? x0[k1] : 0u, a[3] = m1 < p.m && r1 ? x1[k1] : 0u;
-                mma(acc[part][i], a, b0, b1);
+                u32 a[U][4];
+#pragma unroll
+                for (int u = 0; u < U; u++) {
+                    int k0 = (first + 8 * u) * 8 + t, k1 = k0 + 4;
+                    bool r0 = k0 < words, r1 = k1 < words;
+                    a[u][0] = m0 < p.m && r0 ? x0[k0] : 0u, a[u][1] = m1 < p.m && r0 ? x1[k0] : 0u;
+                    a[u][2] = m0 < p.m && r1 ? x0[k1] : 0u, a[u][3] = m1 < p.m && r1 ? x1[k1] : 0u;
+                }
+#pragma unroll
+                for (int u = 0; u < U; u++) mma(acc[part][i], a[u], b[u][0], b[u][1]);
             }
     }
 #pragma unroll
@@ -198,23 +214,23 @@ DEVICE void few_rows(const Gemm &p) {
 }
 
 #define FEW(NAME, MT, WIDE) \
-    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ Gemm p) { few_rows<MT, WIDE>(p); }
+    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ Gemm p) { few_rows<MT, WIDE, 8>(p); }
 FEW(gemm_few_16, 1, false)
 FEW(gemm_few_32, 2, false)
 FEW(gemm_few_16_wide, 1, true)
 FEW(gemm_few_32_wide, 2, true)
 
 // Many rows: a tile of BM rows x BN channels by WM x WN warps; KG groups of them take the inputs in turns of 64
-// and add up at the end. STAGES copies ahead. CH: bytes per copy of an input.
-template <int BM, int BN, int WM, int WN, int KG, int STAGES, int CH>
+// and add up at the end. STAGES copies ahead. CH: bytes per copy of an input. Where there are more blocks than tiles
+// (gridDim.z), they share the inputs: integers may be added up in any order, and the last one stores the result.
+template <int BM, int BN, int WM, int WN, int KG, int STAGES, int CH, bool WIDE>
 struct Tiles {
+    static constexpr int PARTS = WIDE ? 2 : 1;
     static constexpr int THREADS = 32 * WM * WN * KG, BK = 64 * KG, LDA = BK + 16;
-    static constexpr int A = BM * LDA, B = BN * BK, STAGE = A + B, LDC = BN + 8;
-    // Shared memory: the copies, or the sums.
-    static constexpr int SUMS = KG * BM * LDC * 4, BYTES = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
+    static constexpr int PLANE = BM * LDA, A = PARTS * PLANE, B = BN * BK, STAGE = A + B, LDC = BN + 8;
     static constexpr int MT = BM / WM / 16, NT = BN / WN / 8;
 
-    DEVICE void run(const Gemm &p, bool wide) {
+    DEVICE void run(const Gemm &p) {
         extern __shared__ __align__(16) u8 room[];
         int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
         int kg = warp / (WM * WN), wm = warp % (WM * WN) / WN, wn = warp % WN;
@@ -233,31 +249,15 @@ struct Tiles {
             else m = 0;
             from[i] = p.a + (u64)(m / p.width) * p.line + (u64)(m % p.width) * p.stride;
         }
-        int steps = (p.k + BK - 1) / BK, total = wide ? 2 * steps : steps;
+        int steps = (p.k + BK - 1) / BK, each = (steps + gridDim.z - 1) / gridDim.z;
+        int begin = blockIdx.z * each, total = steps - begin < each ? steps - begin : each;
         // Where the next copy of this thread is: run and offset in it.
-        int at = 0, off = 0;
-        u64 base = 0;
-        auto rewind = [&]() {
-            at = col * CH, off = at, base = 0;
-            while (off >= p.seg_len && at < p.k) off -= p.seg_len, base += p.seg_stride;
-        };
-        rewind();
+        int at = begin * BK + col * CH, off = at % p.seg_len;
+        u64 base = (u64)(at / p.seg_len) * p.seg_stride;
         int panels = (p.n + 7) / 8, words = p.k / 4;
-        auto copy = [&](int step) {
-            u8 *stage = room + step % STAGES * STAGE;
-            if (step == steps) {
-                rewind();
-                base += p.plane;
-            }
-            bool in = at < p.k;
-#pragma unroll
-            for (int i = 0; i < MINE; i++)
-                copy_async<CH>(stage + (row + i * ROWS) * LDA + col * CH, in ? from[i] + base + off : p.a,
-                               in && (real >> i & 1));
-            at += BK, off += BK;
-            while (off >= p.seg_len && at < p.k) off -= p.seg_len, base += p.seg_stride;
-            int k0 = (step < steps ? step : step - steps) * (BK / 4);
-            u8 *to = stage + A;
+        auto copy_weights = [&](int step) {
+            u8 *to = room + step % STAGES * STAGE + A;
+            int k0 = (begin + step) * (BK / 4);
             for (int i = tid; i < B / 16; i += THREADS) {
                 int panel = n0 / 8 + i / (BK / 2), c = i % (BK / 2), k4 = k0 + c / 2;
                 bool ok = panel < panels && k4 < words;
@@ -265,42 +265,54 @@ struct Tiles {
                 copy_async<16>(to + i * 16, ok ? w : p.w, ok);
             }
         };
+        auto copy_inputs = [&](int step) {
+            u8 *to = room + step % STAGES * STAGE + row * LDA + col * CH;
+            bool in = at < p.k;
+#pragma unroll
+            for (int part = 0; part < PARTS; part++)
+#pragma unroll
+                for (int i = 0; i < MINE; i++)
+                    copy_async<CH>(to + part * PLANE + i * ROWS * LDA,
+                                   in ? from[i] + base + off + part * p.plane : p.a, in && (real >> i & 1));
+            at += BK, off += BK;
+            while (off >= p.seg_len && at < p.k) off -= p.seg_len, base += p.seg_stride;
+        };
 
-        int acc[MT][NT][4] = {};
+        int acc[PARTS][MT][NT][4] = {};
+        for (int s = 0; s < STAGES - 1; s++)
+            if (s < total) copy_weights(s);
+        after_previous();
         for (int s = 0; s < STAGES - 1; s++) {
-            if (s < total) copy(s);
+            if (s < total) copy_inputs(s);
             copies_end();
         }
         for (int s = 0; s < total; s++) {
             copies_wait<STAGES - 2>();
             __syncthreads();
-            if (s + STAGES - 1 < total) copy(s + STAGES - 1);
+            if (s + STAGES - 1 < total) copy_weights(s + STAGES - 1), copy_inputs(s + STAGES - 1);
             copies_end();
-            if (s == steps) {  // the upper parts are done
-#pragma unroll
-                for (int i = 0; i < MT; i++)
-#pragma unroll
-                    for (int j = 0; j < NT; j++)
-#pragma unroll
-                        for (int c = 0; c < 4; c++) acc[i][j][c] *= 16;
-            }
             const u8 *stage = room + s % STAGES * STAGE;
             const u8 *a_rows = stage + (wm * MT * 16) * LDA + kg * 64;
             const u32 *w = (const u32 *)(stage + A) + (wn * NT) * (BK * 2) + kg * 128;
 #pragma unroll
             for (int k = 0; k < 2; k++) {
-                u32 a[MT][4], b[NT][2];
-#pragma unroll
-                for (int i = 0; i < MT; i++) load_rows(a[i], a_rows + i * 16 * LDA + k * 32, LDA);
+                u32 b[NT][2];
 #pragma unroll
                 for (int j = 0; j < NT; j++) {
                     b[j][0] = w[j * (BK * 2) + k * 64 + t * 8 + g];
                     b[j][1] = w[j * (BK * 2) + k * 64 + t * 8 + g + 32];
                 }
 #pragma unroll
-                for (int i = 0; i < MT; i++)
+                for (int part = 0; part < PARTS; part++) {
+                    u32 a[MT][4];
 #pragma unroll
-                    for (int j = 0; j < NT; j++) mma(acc[i][j], a[i], b[j][0], b[j][1]);
+                    for (int i = 0; i < MT; i++)
+                        load_rows(a[i], a_rows + part * PLANE + i * 16 * LDA + k * 32, LDA);
+#pragma unroll
+                    for (int i = 0; i < MT; i++)
+#pragma unroll
+                        for (int j = 0; j < NT; j++) mma(acc[part][i][j], a[i], b[j][0], b[j][1]);
+                }
             }
         }
         // Over the copies: [KG][BM][BN], so that the results leave row by row.
@@ -314,19 +326,55 @@ struct Tiles {
 #pragma unroll
                 for (int j = 0; j < NT; j++) {
                     int m = (wm * MT + i) * 16 + g + h * 8, n = (wn * NT + j) * 8 + 2 * t;
-                    *(int2 *)(sums + (kg * BM + m) * LDC + n) = make_int2(acc[i][j][h * 2], acc[i][j][h * 2 + 1]);
+                    int x = acc[0][i][j][h * 2], y = acc[0][i][j][h * 2 + 1];
+                    if (WIDE) x = 16 * x + acc[PARTS - 1][i][j][h * 2], y = 16 * y + acc[PARTS - 1][i][j][h * 2 + 1];
+                    *(int2 *)(sums + (kg * BM + m) * LDC + n) = make_int2(x, y);
                 }
         __syncthreads();
+        auto sum4 = [&](int m, int n) {
+            int4 sum = *(const int4 *)(sums + m * LDC + n);
+#pragma unroll
+            for (int from = 1; from < KG; from++) {
+                int4 more = *(const int4 *)(sums + (from * BM + m) * LDC + n);
+                sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+            }
+            return sum;
+        };
+        int *shared = nullptr;
+        if (gridDim.z > 1) {
+            // A place of its own per tile, all zeros before and after.
+            int tile = blockIdx.y * gridDim.x + blockIdx.x;
+            shared = p.partial + (u64)tile * BM * BN;
+            for (int i = tid; i < BM * BN / 4; i += THREADS) {
+                int m = i / (BN / 4), n = i % (BN / 4) * 4;
+                if (m0 + m >= p.m || n0 + n >= p.n) continue;
+                int4 sum = sum4(m, n);
+                int *to = shared + m * BN + n;
+                atomicAdd(to, sum.x), atomicAdd(to + 1, sum.y), atomicAdd(to + 2, sum.z), atomicAdd(to + 3, sum.w);
+            }
+            __threadfence();
+            __syncthreads();
+            int *done = (int *)room;
+            if (tid == 0) {
+                *done = atomicAdd(p.arrived + tile, 1);
+                if (*done == (int)gridDim.z - 1) p.arrived[tile] = 0;
+            }
+            __syncthreads();
+            if (*done != (int)gridDim.z - 1) return;
+            __threadfence();
+        }
         if (p.out.ldo % 4 == 0 && p.n % 4 == 0 && p.out.mode != OUT_PIXELS) {
 #pragma unroll 2
             for (int i = tid; i < BM * BN / 4; i += THREADS) {
                 int m = i / (BN / 4), n = i % (BN / 4) * 4;
                 if (m0 + m >= p.m || n0 + n >= p.n) continue;
-                int4 sum = *(const int4 *)(sums + m * LDC + n);
-#pragma unroll
-                for (int from = 1; from < KG; from++) {
-                    int4 more = *(const int4 *)(sums + (from * BM + m) * LDC + n);
-                    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+                int4 sum;
+                if (shared) {
+                    int4 *place = (int4 *)(shared + m * BN + n);
+                    sum = __ldcg(place);
+                    *place = make_int4(0, 0, 0, 0);
+                } else {
+                    sum = sum4(m, n);
                 }
                 store4(p.out, m0 + m, n0 + n, input_scale(p.out, m0 + m), sum);
             }
@@ -337,25 +385,33 @@ struct Tiles {
             int m = i / BN, n = i % BN;
             if (m0 + m >= p.m || n0 + n >= p.n) continue;
             int sum = 0;
+            if (shared) {
+                sum = __ldcg(shared + m * BN + n);
+                shared[m * BN + n] = 0;
+            } else {
 #pragma unroll
-            for (int from = 0; from < KG; from++) sum += sums[(from * BM + m) * LDC + n];
+                for (int from = 0; from < KG; from++) sum += sums[(from * BM + m) * LDC + n];
+            }
             store(p.out, m0 + m, n0 + n, input_scale(p.out, m0 + m), sum);
         }
     }
 };
 
-#define TILES(NAME, WIDE, BM, BN, WM, WN, KG, STAGES, CH)                                          \
-    extern "C" __global__ void __launch_bounds__(32 * WM * WN * KG) NAME(const __grid_constant__ Gemm p) { \
-        Tiles<BM, BN, WM, WN, KG, STAGES, CH>::run(p, WIDE);                                       \
+#define TILES(NAME, WIDE, BM, BN, WM, WN, KG, STAGES, CH)                                                      \
+    extern "C" __global__ void __launch_bounds__(32 * WM * WN * KG) NAME(const __grid_constant__ Gemm p) {     \
+        Tiles<BM, BN, WM, WN, KG, STAGES, CH, WIDE>::run(p);                                                   \
     }
-TILES(gemm_128x128, false, 128, 128, 2, 4, 1, 4, 16)
-TILES(gemm_128x128_wide, true, 128, 128, 2, 4, 1, 4, 16)
-TILES(gemm_128x64, false, 128, 64, 4, 2, 1, 4, 16)
-TILES(gemm_128x64_wide, true, 128, 64, 4, 2, 1, 4, 16)
+// Without int8 tensor cores the large ones would only spill: the host does not ask for them there.
+#if __CUDA_ARCH__ >= 800
+TILES(gemm_128x128, false, 128, 128, 2, 2, 1, 4, 16)
+TILES(gemm_128x128_wide, true, 128, 128, 2, 4, 1, 3, 16)
+TILES(gemm_128x64, false, 128, 64, 2, 2, 1, 4, 16)
+TILES(gemm_128x64_wide, true, 128, 64, 2, 2, 1, 3, 16)
+#endif
 TILES(gemm_64x32, false, 64, 32, 2, 1, 4, 3, 16)
-TILES(gemm_64x32_wide, true, 64, 32, 2, 1, 4, 3, 16)
+TILES(gemm_64x32_wide, true, 64, 32, 2, 1, 4, 2, 16)
 TILES(gemm_any, false, 64, 32, 2, 1, 4, 3, 4)
-TILES(gemm_any_wide, true, 64, 32, 2, 1, 4, 3, 4)
+TILES(gemm_any_wide, true, 64, 32, 2, 1, 4, 2, 4)
 
 struct Gemm4 {
     const u8 *a;
@@ -370,6 +426,7 @@ extern "C" __global__ void __launch_bounds__(256) gemm_4bit(const __grid_constan
     __shared__ int sums[8][32][8];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int groups = p.k / 32, first = blockIdx.y * 32;
+    after_previous();
     const u32 *w = (const u32 *)p.w + (u64)blockIdx.x * groups * 32;
     const i8 *scales = p.group + (u64)blockIdx.x * groups * 8;
     int acc[2][4] = {};

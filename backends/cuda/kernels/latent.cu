@@ -77,6 +77,7 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
     __shared__ u32 found, rest, count;
     int tid = threadIdx.x, token = blockIdx.x, v = p.v;
     const Request &req = *p.req;
+    after_previous();
     if (req.forced) {
         if (tid == 0) p.tokens[token] = p.forced[token];
         return;
@@ -111,7 +112,13 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         if (tid < 256) histogram[tid] = 0;
         __syncthreads();
         for (int i = tid; i < v; i += 512)
-            if (shift == 24 || keys[i] >> (shift + 8) == prefix) atomicAdd(&histogram[keys[i] >> shift & 255], 1u);
+            if (shift == 24) {
+                // Most have the same first byte: one of them counts for all.
+                u32 peers = __match_any_sync(__activemask(), keys[i] >> 24);
+                if (tid % 32 == __ffs(peers) - 1) atomicAdd(&histogram[keys[i] >> 24], (u32)__popc(peers));
+            } else if (keys[i] >> (shift + 8) == prefix) {
+                atomicAdd(&histogram[keys[i] >> shift & 255], 1u);
+            }
         __syncthreads();
         // Suffix sums by a warp: entries with a larger byte.
         if (tid < 32) {
@@ -168,7 +175,15 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         __syncthreads();
         if (tid == 0) {
             double sum = 0.0;
-            for (int i = 0; i < m; i++) sum += mass[i], mass[i] = sum;
+            int i = 0;
+            for (; i + 16 <= m; i += 16) {  // reads before writes: the chain is the sum
+                double some[16];
+#pragma unroll
+                for (int j = 0; j < 16; j++) some[j] = mass[i + j];
+#pragma unroll
+                for (int j = 0; j < 16; j++) sum += some[j], mass[i + j] = sum;
+            }
+            for (; i < m; i++) sum += mass[i], mass[i] = sum;
             found = m - 1;
         }
         __syncthreads();
@@ -221,6 +236,7 @@ DEVICE float code(const Fold &p, int y, int x, int c) { return 0.0f + table_valu
 // The scale's codes, enlarged to the latent's size.
 extern "C" __global__ void enlarge(const __grid_constant__ Fold p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (i >= p.ph * p.pw * p.z) return;
     int c = i % p.z, x = i / p.z % p.pw, y = i / p.z / p.pw;
     if (!p.enlarge) {
@@ -243,15 +259,25 @@ extern "C" __global__ void __launch_bounds__(256) phi(const __grid_constant__ Fo
     int job = blockIdx.x * 32 + threadIdx.x / 8, lane = threadIdx.x % 8, total = p.ph * p.pw * p.z;
     int i = job < total ? job : total - 1;
     int c = i % p.z, x = i / p.z % p.pw, y = i / p.z / p.pw;
+    after_previous();
     float sum = 0.0f;
-    for (int dy = 0; dy < 3; dy++)
-        for (int j = lane; j < 3 * p.z; j += 8) {
-            int yy = y + dy - 1, xx = x + j / p.z - 1;
-            bool in = yy >= 0 && yy < p.ph && xx >= 0 && xx < p.pw;
-            float v = in ? p.big[(yy * p.pw + xx) * p.z + j % p.z] : 0.0f;
-            u64 at = ((u64)c * 3 + dy) * 3 * p.z + j;
-            sum += (p.half ? widen(((const u16 *)p.phi)[at]) : ((const float *)p.phi)[at]) * v;
+    auto tap = [&](int dy, int dx, int ci) {
+        int yy = y + dy - 1, xx = x + dx - 1;
+        bool in = yy >= 0 && yy < p.ph && xx >= 0 && xx < p.pw;
+        float v = in ? p.big[(yy * p.pw + xx) * p.z + ci] : 0.0f;
+        u64 at = (((u64)c * 3 + dy) * 3 + dx) * p.z + ci;
+        sum += (p.half ? widen(((const u16 *)p.phi)[at]) : ((const float *)p.phi)[at]) * v;
+    };
+    for (int dy = 0; dy < 3; dy++) {
+        if (p.z % 8 == 0) {
+#pragma unroll
+            for (int dx = 0; dx < 3; dx++)
+#pragma unroll 4
+                for (int ci = lane; ci < p.z; ci += 8) tap(dy, dx, ci);
+        } else {
+            for (int j = lane; j < 3 * p.z; j += 8) tap(dy, j / p.z, j % p.z);
         }
+    }
     float conv = tree8(sum) + p.bias[c];
     if (lane == 0 && job < total) p.f_hat[i] = p.f_hat[i] + (0.5f * p.big[i] + 0.5f * conv);
 }
@@ -266,12 +292,13 @@ struct Reduce {
 extern "C" __global__ void reduce(const __grid_constant__ Reduce p) {
     int ph = p.ph, pw = p.pw, z = p.z, nh = p.nh, nw = p.nw;
     int i = blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (i >= nh * nw * z) return;
     int c = i % z, x = i / z % nw, y = i / z / nw;
     int y0 = y * ph / nh, y1 = ((y + 1) * ph + nh - 1) / nh, x0 = x * pw / nw, x1 = ((x + 1) * pw + nw - 1) / nw;
     float sum = 0.0f;
     for (int yy = y0; yy < y1; yy++)
-#pragma unroll 4
+#pragma unroll 8
         for (int xx = x0; xx < x1; xx++) sum += p.from[(yy * pw + xx) * z + c];
     p.out[i] = sum / (float)((y1 - y0) * (x1 - x0));
 }
@@ -285,6 +312,7 @@ struct Clear {
 
 extern "C" __global__ void clear(const __grid_constant__ Clear p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (i < p.n) p.f_hat[i] = 0.0f;
     if (i < p.l) p.tokens[i] = 0;
 }

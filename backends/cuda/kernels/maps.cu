@@ -20,6 +20,7 @@ struct Fill {
 extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ Fill p) {
     int quads = (p.px + 3) / 4, width = p.w * p.up + 2 * p.pad;
     int i = blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (i >= p.rows * width * quads) return;
     int c = i % quads * 4, x = i / quads % width - p.pad, row = i / quads / width, y = p.y + row - p.pad;
     bool in = x >= 0 && x < p.w * p.up && y >= 0 && y < p.h * p.up;
@@ -27,12 +28,26 @@ extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ F
     float scale = 0.0f, inverse = 0.0f;
     if (p.mode != DT_F32) row_scale(*p.range, p.levels, scale, inverse);
     u32 word = 0, low = 0;
+    float values[4] = {};
+    if (in && p.c % 4 == 0) {
+        if (p.store == ST_F32) {
+            float4 v = *(const float4 *)((const float *)p.map + from + c);
+            values[0] = v.x, values[1] = v.y, values[2] = v.z, values[3] = v.w;
+        } else {
+            uint2 v = *(const uint2 *)((const u16 *)p.map + from + c);
+            values[0] = widen((u16)v.x), values[1] = widen((u16)(v.x >> 16));
+            values[2] = widen((u16)v.y), values[3] = widen((u16)(v.y >> 16));
+        }
+    } else if (in) {
+        for (int j = 0; j < 4; j++)
+            if (c + j < p.c) values[j] = load_map(p.map, p.store, from + c + j);
+    }
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float v = 0.0f;
         bool real = in && c + j < p.c;
         if (real) {
-            v = load_map(p.map, p.store, from + c + j);
+            v = values[j];
             if (p.norm) v = v * p.gain[c + j] + p.shift[c + j];
             if (p.norm == 2) v = silu(v);
         }
@@ -63,10 +78,11 @@ struct RowStats {
 extern "C" __global__ void row_stats(const __grid_constant__ RowStats p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, rows = p.rows, w = p.w, c = p.c;
     float *temp = p.temp;
+    after_previous();
     if (i >= c) return;
     u64 at = (u64)(p.y + row) * w * c + i;
     float sum = 0.0f, low = F32_MAX, high = -F32_MAX;
-#pragma unroll 8
+#pragma unroll 32
     for (int x = 0; x < w; x++) {
         float v = load_map(p.map, p.store, at + (u64)x * c);
         sum += v;
@@ -88,12 +104,13 @@ struct AddStats {
 extern "C" __global__ void add_stats(const __grid_constant__ AddStats p) {
     const float *temp = p.temp;
     int c_max = p.c_max, rows = p.rows, c = p.c, first = p.first;
+    after_previous();
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= c_max) return;
     float *s = p.stats + p.set * c_max + i;
     float sum = first ? 0.0f : s[0], low = first ? F32_MAX : s[c_max], high = first ? -F32_MAX : s[2 * c_max];
     if (i < c) {
-#pragma unroll 8
+#pragma unroll 16
         for (int r = 0; r < rows; r++) {
             float l = temp[(rows + r) * c + i], h = temp[(2 * rows + r) * c + i];
             sum += temp[r * c + i];
@@ -130,6 +147,7 @@ struct MapRange {
 };
 
 extern "C" __global__ void map_range(const __grid_constant__ MapRange p) {
+    after_previous();
     float most = raw_range(p.stats, p.c_max, p.set, p.c);
     if (threadIdx.x == 0) p.stats[RANGE * p.c_max + p.to] = most;
 }
@@ -150,10 +168,11 @@ struct RowSquares {
 
 extern "C" __global__ void row_squares(const __grid_constant__ RowSquares p) {
     int w = p.w, c = p.c, i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, per = c / p.groups;
+    after_previous();
     if (i >= c) return;
     float mean = group_mean(p.sums, i, per, (float)(p.h * w * per)), sum = 0.0f;
     u64 at = (u64)row * w * c + i;
-#pragma unroll 8
+#pragma unroll 32
     for (int x = 0; x < w; x++) {
         float v = load_map(p.map, p.store, at + (u64)x * c);
         sum += (v - mean) * (v - mean);
@@ -175,10 +194,11 @@ extern "C" __global__ void __launch_bounds__(1024) finish_norm(const __grid_cons
     int c_max = p.c_max, set = p.set, h = p.h, w = p.w, c = p.c, groups = p.groups, act = p.act, raw = p.raw;
     const float *sums = stats + set * c_max;
     int per = c / groups;
+    after_previous();
     float count = (float)(h * w * per);
     for (int i = threadIdx.x; i < c; i += blockDim.x) {
         float sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 32
         for (int y = 0; y < h; y++) sum += temp[y * c + i];
         squares[i] = sum;
     }
@@ -221,6 +241,7 @@ struct StoreMap {
 
 extern "C" __global__ void store_map(const __grid_constant__ StoreMap p) {
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (i >= p.n) return;
     float v = p.y[i];
     if (p.pixels) {

@@ -8,6 +8,7 @@ struct Peak {
 
 // Products of tensor cores with nothing else to do: 8 independent ones per warp and round.
 extern "C" __global__ void __launch_bounds__(256) mma_peak(const __grid_constant__ Peak p) {
+    after_previous();
     u32 a[4] = {threadIdx.x, threadIdx.x * 3, threadIdx.x * 5, threadIdx.x * 7};
     int d[8][4] = {};
     for (int r = 0; r < p.rounds; r++)

@@ -1,5 +1,6 @@
 // Work on rows of the residual stream: condition, norm, quantization, embedding, heads.
 #include "common.cuh"
+#include "heads.cuh"
 #include "request.cuh"
 
 // Stage::Setup, and SiLU of the condition. cond, act [rows, w].
@@ -13,6 +14,7 @@ struct Setup {
 
 extern "C" __global__ void setup(const __grid_constant__ Setup p) {
     int c = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    after_previous();
     if (c >= p.w) return;
     float v = 0.0f;
     for (int t = 0; t < p.n_tables; t++) {
@@ -33,6 +35,7 @@ struct AddVector {
 
 extern "C" __global__ void add_vector(const __grid_constant__ AddVector p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (i < p.n) p.x[blockIdx.y * p.stride + i] += p.add[i];
 }
 
@@ -67,27 +70,40 @@ DEVICE float block_max(float v, float *room) {
     __syncthreads();
     v = room[0];
     for (u32 i = 1; i < blockDim.x / 32; i++) v = larger(v, room[i]);
-    __syncthreads();
     return v;
 }
 
-// Quantizes a row that lies in shared memory; pads it with zeros.
-DEVICE void quantize_row(const float *row, int k, const Quantized &to, int m, float *room) {
+DEVICE float4 load4(const float *x) { return *(const float4 *)x; }
+DEVICE float largest4(float m, const float4 &v) {
+    return larger(larger(larger(larger(m, fabsf(v.x)), fabsf(v.y)), fabsf(v.z)), fabsf(v.w));
+}
+
+// Quantizes a row of k floats that lies in shared memory, k a multiple of 4; pads it with zeros. `most` is the
+// thread's part of the largest |value|.
+DEVICE void quantize_row(const float *row, int k, float most, const Quantized &to, int m, float *room) {
     if (to.mode == DT_F32) {
         float *out = (float *)to.q + (u64)m * to.stride;
-        for (int i = threadIdx.x; i < k; i += blockDim.x) out[i] = row[i];
+        for (int i = 4 * threadIdx.x; i < k; i += 4 * blockDim.x) *(float4 *)(out + i) = load4(row + i);
         return;
     }
-    float most = 0.0f;
-    for (int i = threadIdx.x; i < k; i += blockDim.x) most = larger(most, fabsf(row[i]));
     most = block_max(most, room);
     bool wide = to.mode == DT_I8WIDE;
     float levels = wide ? 2047.0f : 127.0f, scale, inverse;
     row_scale(most, levels, scale, inverse);
     if (threadIdx.x == 0) to.scale[m] = scale;
-    for (int i = threadIdx.x; i < to.stride; i += blockDim.x) {
-        int q = i < k ? quantize(row[i], inverse, levels) : 0;
-        put(to.q, (u64)m * to.stride + i, to.plane, q, wide);
+    u8 *out = to.q + (u64)m * to.stride;
+    for (int i = 4 * threadIdx.x; i < to.stride; i += 4 * blockDim.x) {
+        float4 v = i < k ? load4(row + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        int q[4] = {quantize(v.x, inverse, levels), quantize(v.y, inverse, levels), quantize(v.z, inverse, levels),
+                    quantize(v.w, inverse, levels)};
+        u32 high = 0, low = 0;
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            high |= (u32)(u8)(wide ? q[j] >> 4 : q[j]) << 8 * j;
+            low |= (u32)(q[j] & 15) << 8 * j;
+        }
+        *(u32 *)(out + i) = high;
+        if (wide) *(u32 *)(out + to.plane + i) = low;
     }
 }
 
@@ -98,40 +114,60 @@ struct NormRows {
     Quantized to;
 };
 
-extern "C" __global__ void __launch_bounds__(128) norm_rows(const __grid_constant__ NormRows p) {
+extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constant__ NormRows p) {
     const Stream &s = p.s;
     const Modulation &mod = p.mod;
-    extern __shared__ float row[];
-    __shared__ float room[6];
+    extern __shared__ __align__(16) float row[];
+    __shared__ float room[10];
     int m = blockIdx.x, w = s.w;
+    after_previous();
     const float *x = stream_row(s, m);
-    for (int i = threadIdx.x; i < w; i += blockDim.x) row[i] = x[i];
+    for (int i = 4 * threadIdx.x; i < w; i += 1024) *(float4 *)(row + i) = load4(x + i);
     __syncthreads();
     if (threadIdx.x < 32) {
-        // Every group of eight does the same, so that the shuffles are whole.
+        // Every group of eight does the same, so that the shuffles are whole. Many at once: the chain is the sum.
         int lane = threadIdx.x % 8;
         float sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 32
         for (int i = lane; i < w; i += 8) sum += row[i];
         float mean = tree8(sum) / (float)w;
         sum = 0.0f;
-#pragma unroll 8
+#pragma unroll 32
         for (int i = lane; i < w; i += 8) sum += (row[i] - mean) * (row[i] - mean);
         float r = rsqrt_(tree8(sum) / (float)w + 1e-6f);
-        if (threadIdx.x == 0) room[4] = mean, room[5] = r;
+        if (threadIdx.x == 0) room[8] = mean, room[9] = r;
     }
-    __syncthreads();
-    float mean = room[4], r = room[5];
     const float *gain = mod.gain + (u64)(m / s.n) * mod.row_stride;
     const float *shift = mod.shift + (u64)(m / s.n) * mod.row_stride;
-    for (int i = threadIdx.x; i < w; i += blockDim.x) {
-        float g = gain[i], b = shift[i];
-        if (mod.gain_offset) g += mod.gain_offset[i], b += mod.shift_offset[i];
-        if (mod.gain_base) g += mod.gain_base[i];
-        row[i] = ((row[i] - mean) * r) * g + b;
+    float most = 0.0f;
+    bool waited = false;
+    float mean = 0.0f, r = 0.0f;
+    for (int i = 4 * threadIdx.x; i < w || !waited; i += 1024) {
+        float4 g, b;
+        if (i < w) {
+            g = load4(gain + i), b = load4(shift + i);
+            if (mod.gain_offset) {
+                float4 o = load4(mod.gain_offset + i), p = load4(mod.shift_offset + i);
+                g.x += o.x, g.y += o.y, g.z += o.z, g.w += o.w;
+                b.x += p.x, b.y += p.y, b.z += p.z, b.w += p.w;
+            }
+            if (mod.gain_base) {
+                float4 o = load4(mod.gain_base + i);
+                g.x += o.x, g.y += o.y, g.z += o.z, g.w += o.w;
+            }
+        }
+        if (!waited) {  // the modulation is on its way while the first warp adds up
+            __syncthreads();
+            mean = room[8], r = room[9], waited = true;
+        }
+        if (i >= w) break;
+        float4 v = load4(row + i);
+        v.x = ((v.x - mean) * r) * g.x + b.x, v.y = ((v.y - mean) * r) * g.y + b.y;
+        v.z = ((v.z - mean) * r) * g.z + b.z, v.w = ((v.w - mean) * r) * g.w + b.w;
+        *(float4 *)(row + i) = v;
+        most = largest4(most, v);
     }
-    __syncthreads();
-    quantize_row(row, w, p.to, m, room);
+    quantize_row(row, w, most, p.to, m, room);
 }
 
 // Quantization of rows of k floats, `stride` apart.
@@ -141,13 +177,19 @@ struct QuantizeRows {
     int k, stride;
 };
 
-extern "C" __global__ void __launch_bounds__(128) quantize_rows(const __grid_constant__ QuantizeRows p) {
-    extern __shared__ float row[];
-    __shared__ float room[6];
+extern "C" __global__ void __launch_bounds__(256) quantize_rows(const __grid_constant__ QuantizeRows p) {
+    extern __shared__ __align__(16) float row[];
+    __shared__ float room[8];
+    after_previous();
     const float *from = p.x + (u64)blockIdx.x * p.stride;
-    for (int i = threadIdx.x; i < p.k; i += blockDim.x) row[i] = from[i];
-    __syncthreads();
-    quantize_row(row, p.k, p.to, blockIdx.x, room);
+    float most = 0.0f;
+#pragma unroll 4
+    for (int i = 4 * threadIdx.x; i < p.k; i += 1024) {
+        float4 v = load4(from + i);
+        *(float4 *)(row + i) = v;
+        most = largest4(most, v);
+    }
+    quantize_row(row, p.k, most, p.to, blockIdx.x, room);
 }
 
 // Stage::Begin of the first scale.
@@ -160,6 +202,7 @@ struct BeginFirst {
 extern "C" __global__ void begin_first(const __grid_constant__ BeginFirst p) {
     const Stream &s = p.s;
     int c = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
+    after_previous();
     if (c >= s.w) return;
     int t = m % s.n;
     float v = p.cond[(m / s.n) * s.w + c];
@@ -193,8 +236,11 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
     const Stream &s = p.s;
     const FloatWeights &word = p.word;
     int z = p.z;
-    int c = blockIdx.x * blockDim.x + threadIdx.x, t = blockIdx.y;
+    int c = blockIdx.x * blockDim.x + threadIdx.x;
+    after_previous();
     if (c >= s.w) return;
+    // Some tokens one after the other: the weights are near then.
+    for (int t = 8 * blockIdx.y; t < 8 * blockIdx.y + 8 && t < s.n; t++) {
     float lanes[8] = {};
     const float *x = p.next + (u64)t * z;
     int i = 0;
@@ -207,71 +253,17 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
     float v = tree(lanes) + word.bias[c];
     v += table_value(p.lvl_pos, p.first + t, c);
     for (int r = 0; r < p.rows; r++) s.x[((u64)r * s.second + t) * s.w + c] = v;
+    }
 }
 
-// A part of the cache: keys, values and their scales of `rows` tokens.
-struct Cache {
-    u8 *k, *v;
-    u16 *ks, *vs;
-};
-
-struct Heads {
-    float *qkv;           // [m, 3 w]
-    const float *factor;  // of the queries, per head
-    Cache own[2];         // per guidance row, at the scale's first token
-    int n, w, dim, norm, store, total;  // total: m * 3 * heads
-};
-
-// Queries: normalised, scaled, and for an int8 cache quantized in place: int8 [dim], then the scale. Keys and
-// values: into the cache. A group of eight threads a head.
+// All heads of all tokens; a group of eight threads a head.
 extern "C" __global__ void __launch_bounds__(256) split_heads(const __grid_constant__ Heads a) {
-    extern __shared__ float room[];
-    int group = threadIdx.x / 8, lane = threadIdx.x % 8;
-    int job = blockIdx.x * 32 + group, heads = a.w / a.dim;
+    extern __shared__ __align__(16) float room[];
+    int group = threadIdx.x / 8, job = blockIdx.x * 32 + group, heads = a.w / a.dim;
     bool real = job < a.total;
     int j = real ? job : 0;
-    int which = j / heads % 3, h = j % heads, m = j / (3 * heads);
-    float *from = a.qkv + (u64)m * 3 * a.w + which * a.w + h * a.dim;
-    float *x = room + group * a.dim;
-    for (int i = lane; i < a.dim; i += 8) x[i] = from[i];
-    float factor = which == 0 ? a.factor[h] : 1.0f, sum = 0.0f;
-    for (int i = lane; i < a.dim; i += 8) sum += x[i] * x[i];
-    float norm = sqrtf(tree8(sum));  // by all, so that the shuffles are whole
-    norm = norm > 1e-12f ? norm : 1e-12f;
-    if (which < 2 && a.norm)
-        for (int i = lane; i < a.dim; i += 8) x[i] = (x[i] / norm) * factor;
-    else if (which == 0)
-        for (int i = lane; i < a.dim; i += 8) x[i] *= factor;
-    float most = 0.0f;
-    for (int i = lane; i < a.dim; i += 8) most = larger(most, fabsf(x[i]));
-    most = max8(most);
-    __syncwarp();
-    if (!real) return;
-    if (which == 0) {
-        if (a.store != ST_I8) {
-            for (int i = lane; i < a.dim; i += 8) from[i] = x[i];
-            return;
-        }
-        float scale, inverse;
-        row_scale(most, 127.0f, scale, inverse);
-        for (int i = lane; i < a.dim; i += 8) ((i8 *)from)[i] = (i8)quantize(x[i], inverse, 127.0f);
-        if (lane == 0) *(float *)((u8 *)from + a.dim) = scale;
-        return;
-    }
-    const Cache &to = a.own[m / a.n];
-    u64 token = m % a.n, at = token * a.w + h * a.dim;
-    u8 *out = which == 1 ? to.k : to.v;
-    if (a.store == ST_F32) {
-        for (int i = lane; i < a.dim; i += 8) ((float *)out)[at + i] = x[i];
-    } else if (a.store == ST_F16) {
-        for (int i = lane; i < a.dim; i += 8) ((u16 *)out)[at + i] = narrow(x[i]);
-    } else {
-        u16 scale = narrow(most / 127.0f);
-        float wide = widen(scale);
-        float inverse = wide > 0.0f && wide < __int_as_float(0x7f800000) ? 1.0f / wide : 0.0f;
-        for (int i = lane; i < a.dim; i += 8) out[at + i] = (u8)quantize(x[i], inverse, 127.0f);
-        if (lane == 0) (which == 1 ? to.ks : to.vs)[token * heads + h] = inverse == 0.0f ? (u16)0 : scale;
-    }
+    after_previous();
+    split_head(a, j / heads % 3, j % heads, j / (3 * heads), real, room + group * a.dim, threadIdx.x % 8);
 }
 
 struct Floats {
@@ -286,6 +278,7 @@ extern "C" __global__ void __launch_bounds__(256) gemm_float(const __grid_consta
     int group = threadIdx.x / 8, lane = threadIdx.x % 8;
     int n = blockIdx.x * 32 + group;
     int nn = n < p.n ? n : p.n - 1;
+    after_previous();
     for (int m = blockIdx.y; m < p.m; m += gridDim.y) {
         const float *row = p.a + (u64)(m / p.width) * p.line + (u64)(m % p.width) * p.stride;
         float sum = 0.0f;
@@ -310,6 +303,7 @@ extern "C" __global__ void finish_rows(const __grid_constant__ FinishRows p) {
     float *y = p.y;
     int n = p.n;
     int c = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
+    after_previous();
     if (c >= n) return;
     float v = y[(u64)m * n + c];
     if (p.mode == 1) {

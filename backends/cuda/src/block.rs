@@ -253,7 +253,7 @@ impl Cuda<'_> {
         let (rows, scale) = self.quantized(job);
         let to = self.room(&lin.w, p.m, (rows, scale, p.work));
         let params = params::NormRows { s: p.stream(), modulation, to };
-        self.push(Kernel::norm_rows, [p.m, 1, 1], 128, 4 * p.w, &params);
+        self.push(Kernel::norm_rows, [p.m, 1, 1], 256, 4 * p.w, &params);
         Input::rows(to, p.m, p.w)
     }
 
@@ -277,7 +277,6 @@ impl Cuda<'_> {
     pub(crate) fn keys(&mut self, job: &Job<'_>, t: Tile) -> Result<(), Error> {
         let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
         let p = self.place(job, t.trunk, t.scale, rows);
-        let trunk = *job.model.shape.trunk(t.trunk);
         let weights = job.model.block(t.trunk, t.block);
         let mods = self.mods(job, t, &weights)?;
         let x = self.norm(job, &p, &mods, 0, &weights.qkv);
@@ -288,25 +287,57 @@ impl Cuda<'_> {
             ..Default::default()
         };
         self.product(&x, &weights.qkv, o, 0)?;
-        let total = p.m * 3 * (p.w / p.dim);
+        if !self.fused(job, &p, t)? {
+            let heads = self.heads(job, &p, t, &weights)?;
+            let grid = [(heads.total as usize).div_ceil(32), 1, 1];
+            self.push(Kernel::split_heads, grid, 256, 128 * p.dim, &heads);
+        }
+        Ok(())
+    }
+
+    /// What splits queries, keys and values into heads.
+    fn heads(
+        &self,
+        job: &Job<'_>,
+        p: &Place,
+        t: Tile,
+        weights: &BlockWeights<'_>,
+    ) -> Result<params::Heads, Error> {
         let mut heads = params::Heads {
             qkv: p.inner,
             factor: self.of(weights.query_scale)?,
             n: p.l as i32,
             w: p.w as i32,
             dim: p.dim as i32,
-            norm: trunk.l2_norm.into(),
+            norm: job.model.shape.trunk(t.trunk).l2_norm.into(),
             store: store(job.plan.tier.cache),
-            total: total as i32,
+            total: (p.m * 3 * (p.w / p.dim)) as i32,
             ..Default::default()
         };
         for row in 0..p.rows {
-            let [_, own] = kv(&job.model.shape, job.plan, Tile { row, ..t }, rows)?;
+            let [_, own] = kv(&job.model.shape, job.plan, Tile { row, ..t }, p.rows)?;
             let part = self.part(own);
             heads.own[row] = params::Cache { k: part.k, v: part.v, ks: part.ks, vs: part.vs };
         }
-        self.push(Kernel::split_heads, [total.div_ceil(32), 1, 1], 256, 128 * p.dim, &heads);
-        Ok(())
+        Ok(heads)
+    }
+
+    /// Floats from a query's scores to the next, and shared memory, of the attention on tensor cores; `None` where
+    /// another one has to do it.
+    fn tensor_attention(&self, job: &Job<'_>, p: &Place, keys: usize) -> Option<(usize, usize)> {
+        // Rows of scores eight banks apart, scales of keys and values; later the sums of eight warps.
+        let stride = keys.next_multiple_of(32) + 8;
+        let shared = (64 * stride + 8 * keys).max(4 * 8 * 16 * 64);
+        let facts = &self.device.facts;
+        let fits = shared + 1024 <= facts.shared_memory && facts.tensor();
+        (job.plan.tier.cache == Store::I8 && p.dim == 64 && fits).then_some((stride, shared))
+    }
+
+    /// Whether attention splits the heads itself: where one block of it has all tokens of a head.
+    fn fused(&self, job: &Job<'_>, p: &Place, t: Tile) -> Result<bool, Error> {
+        let [past, own] = kv(&job.model.shape, job.plan, t, p.rows)?;
+        let keys = past.tokens + own.tokens;
+        Ok(p.l <= 16 && self.tensor_attention(job, p, keys).is_some())
     }
 
     /// Attention and feed-forward of all tokens.
@@ -315,7 +346,7 @@ impl Cuda<'_> {
         let p = self.place(job, t.trunk, t.scale, rows);
         let weights = job.model.block(t.trunk, t.block);
         let mods = self.mods(job, t, &weights)?;
-        self.attend(job, t, &p)?;
+        self.attend(job, t, &p, &weights)?;
         // The result lies where the keys were.
         let o = p.inner + (4 * p.w) as u64;
         let room = self.quantized(job);
@@ -333,14 +364,19 @@ impl Cuda<'_> {
         self.product(&x, &weights.fc2, self.gated(&p, &mods, 1), p.work)
     }
 
-    fn attend(&mut self, job: &Job<'_>, t: Tile, p: &Place) -> Result<(), Error> {
-        let cache = job.plan.tier.cache;
+    fn attend(
+        &mut self,
+        job: &Job<'_>,
+        t: Tile,
+        p: &Place,
+        weights: &BlockWeights<'_>,
+    ) -> Result<(), Error> {
         let mut a = params::Attend {
             qkv: p.inner,
             n: p.l as i32,
             w: p.w as i32,
             dim: p.dim as i32,
-            store: store(cache),
+            store: store(job.plan.tier.cache),
             ..Default::default()
         };
         let mut keys = 0;
@@ -350,12 +386,13 @@ impl Cuda<'_> {
             (a.past[row], a.own[row]) = (self.part(past), self.part(own));
         }
         let heads = p.w / p.dim;
-        // Rows of scores eight banks apart, and room for the sums of four warps.
-        let stride = keys.next_multiple_of(32) + 8;
-        let shared = (64 * stride).max(4 * 4 * 16 * 64);
-        if cache == Store::I8 && p.dim == 64 && shared + 128 <= self.device.facts.shared_memory {
+        if let Some((stride, shared)) = self.tensor_attention(job, p, keys) {
             a.stride = stride as i32;
-            self.push(Kernel::attend_64, [p.l.div_ceil(16), heads, p.rows], 128, shared, &a);
+            if self.fused(job, p, t)? {
+                a.fresh = 1;
+                a.heads = self.heads(job, p, t, weights)?;
+            }
+            self.push(Kernel::attend_64, [p.l.div_ceil(16), heads, p.rows], 256, shared, &a);
         } else {
             let shared = 4 * (keys + p.dim);
             self.push(Kernel::attend_any, [p.l, heads, p.rows], 128, shared, &a);

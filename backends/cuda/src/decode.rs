@@ -393,9 +393,9 @@ impl Cuda<'_> {
             positions: positions as i32,
             first: (p.y * w) as i32,
             factor: rsqrt(c as f32),
-            unused: 0,
+            total: m as i32,
         };
-        self.push(Kernel::attend_map, [m, 1, 1], 256, 4 * (positions + c), &a);
+        self.push(Kernel::attend_map, [m.div_ceil(2), 1, 1], 512, 8 * (positions + c), &a);
         let room = (self.at(job, Buf::Strip), o + (4 * m * c) as u64);
         let x = self.quantize(&proj.w, (o, m, c), room);
         let to = onto(params::Out::default(), p.y, p.input, Base::Map);

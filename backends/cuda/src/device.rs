@@ -24,12 +24,12 @@ macro_rules! kernels {
         #[allow(non_camel_case_types, reason = "their names in the files")]
         enum Module { $($module),* }
 
-        /// PTX for Xavier and later, and for Ampere (Orin) and later, nul-terminated as the driver wants it.
-        const PTX: &[(Module, &str, &str)] = &[$((
-            Module::$module,
+        /// PTX for Xavier, for Ampere (Orin) and for Hopper, each and later, nul-terminated as the driver wants it.
+        const PTX: &[[&str; 3]] = &[$([
             concat!(include_str!(concat!("../kernels/ptx/compute_72/", stringify!($module), ".ptx")), "\0"),
             concat!(include_str!(concat!("../kernels/ptx/compute_80/", stringify!($module), ".ptx")), "\0"),
-        )),*];
+            concat!(include_str!(concat!("../kernels/ptx/compute_90/", stringify!($module), ".ptx")), "\0"),
+        ]),*];
     };
 }
 
@@ -44,7 +44,7 @@ kernels! {
 }
 
 /// Words of the largest parameter.
-const PARAM_WORDS: usize = 26;
+const PARAM_WORDS: usize = 38;
 
 /// One launch: what a graph is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +97,13 @@ pub struct Facts {
     pub integrated: bool,
     /// The driver's CUDA version, major and minor.
     pub driver: (u32, u32),
+}
+
+impl Facts {
+    /// Whether it has int8 tensor cores that the kernels use (from Ampere on).
+    pub fn tensor(&self) -> bool {
+        self.capability >= (8, 0)
+    }
 }
 
 /// A device with its kernels loaded.
@@ -201,8 +208,13 @@ impl Device {
     }
 
     fn load(&mut self) -> Result<(), Error> {
-        for (_, xavier, ampere) in PTX {
-            let text = if self.facts.capability >= (8, 0) { ampere } else { xavier };
+        for [xavier, ampere, hopper] in PTX {
+            let text = match self.facts.capability.0 {
+                0..8 => xavier,
+                8 => ampere,
+                _ if self.early() => hopper,
+                _ => ampere,
+            };
             let text = CStr::from_bytes_with_nul(text.as_bytes()).map_err(|_| Error::Ptx)?;
             // SAFETY: nul-terminated PTX.
             let module = unsafe { result::module::load_data(text.as_ptr().cast()) };
@@ -212,7 +224,14 @@ impl Device {
             let name = CString::new(name).map_err(|_| Error::Ptx)?;
             // SAFETY: the module was loaded above.
             let f = unsafe { result::module::get_function(self.modules[module as usize], name) };
-            let f = f.map_err(driver)?;
+            let f = match f {
+                // Kernels for int8 tensor cores are not in the text for Xavier, and `tensor` keeps others from asking.
+                Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NOT_FOUND && !self.facts.tensor() => {
+                    self.functions.push(std::ptr::null_mut());
+                    continue;
+                }
+                f => f.map_err(driver)?,
+            };
             use sys::CUfunction_attribute_enum as A;
             // SAFETY: the function exists. Not all kernels use shared memory that the launch sizes.
             let own = unsafe {
@@ -298,8 +317,40 @@ impl Device {
         unsafe { result::stream::synchronize(self.stream) }.map_err(driver)
     }
 
-    fn launch(&mut self, l: &Launch) -> Result<(), Error> {
+    /// Whether kernels of a graph begin before the one before has ended.
+    fn early(&self) -> bool {
+        self.facts.capability >= (9, 0) && self.facts.driver >= (12, 3)
+    }
+
+    /// Launches a kernel, `early` before the one before has ended.
+    fn launch(&mut self, l: &Launch, early: bool) -> Result<(), Error> {
         let mut params = l.params;
+        if early {
+            let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
+            let mut attribute = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            };
+            let config = sys::CUlaunchConfig {
+                gridDimX: l.grid[0],
+                gridDimY: l.grid[1],
+                gridDimZ: l.grid[2],
+                blockDimX: l.block,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: l.shared,
+                hStream: self.stream,
+                attrs: &mut attribute,
+                numAttrs: 1,
+            };
+            let f = self.functions[l.kernel as usize];
+            // SAFETY: as below; the configuration outlives the call. Every kernel waits for the one before it.
+            let done = unsafe {
+                sys::cuLaunchKernelEx(&config, f, pointers.as_mut_ptr(), std::ptr::null_mut())
+            };
+            return done.result().map_err(driver);
+        }
         let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
         let (grid, f) = (l.grid, self.functions[l.kernel as usize]);
         // SAFETY: every kernel has one parameter, a struct that `params` mirrors.
@@ -321,7 +372,7 @@ impl Device {
         self.bind()?;
         if !(graph && self.capture) || launches.len() < 2 {
             for l in launches {
-                self.launch(l)?;
+                self.launch(l, false)?;
             }
             self.launched.1 += launches.len() as u64;
             return Ok(());
@@ -352,7 +403,9 @@ impl Device {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives, and is not the default one.
         unsafe { result::stream::begin_capture(self.stream, mode) }.map_err(driver)?;
-        let queued = launches.iter().try_for_each(|l| self.launch(l));
+        let early = self.early();
+        let mut queued = launches.iter().enumerate();
+        let queued = queued.try_for_each(|(i, l)| self.launch(l, early && i > 0));
         // SAFETY: begun above.
         let graph = unsafe { result::stream::end_capture(self.stream) };
         queued?;

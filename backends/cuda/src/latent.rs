@@ -39,7 +39,7 @@ impl Cuda<'_> {
             rows: rows as i32,
             unused: 0,
         };
-        self.push(Kernel::begin, [w.div_ceil(128), l, 1], 128, 0, &p);
+        self.push(Kernel::begin, [w.div_ceil(128), l.div_ceil(8), 1], 128, 0, &p);
         Ok(())
     }
 

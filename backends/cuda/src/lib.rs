@@ -56,7 +56,7 @@ pub struct Footprint {
     pub weights: usize,
     /// Whether the weights are the host's own bytes, mapped (Jetson): they then count once.
     pub weights_shared: bool,
-    /// Beside the plan: the request, and the logits of a whole scale.
+    /// Beside the plan: the request, the logits of a whole scale, sums of products that several blocks share.
     pub extra: usize,
     /// What the driver took for the context, kernels and graphs, as the free memory says.
     pub driver: usize,
@@ -85,6 +85,9 @@ struct Extra {
     request: Ptr,
     forced: Ptr,
     logits: Ptr,
+    /// Sums of tiles that several blocks share, and how many of these are done: zeros between launches.
+    partial: Ptr,
+    arrived: Ptr,
     /// Rows of a strip, for decoders in float.
     floats: Ptr,
     bytes: usize,
@@ -129,7 +132,10 @@ impl<'a> Cuda<'a> {
         places.request += extra.at;
         places.forced += extra.at;
         places.logits += extra.at;
+        places.partial += extra.at;
+        places.arrived += extra.at;
         places.floats += extra.at;
+        device.write(places.partial, &vec![0; queue::PARTIAL + queue::ARRIVED])?;
         // Others may hold memory, too: this is what is gone beside what was taken here.
         let driver = total - before;
         Ok(Self {
@@ -272,7 +278,9 @@ fn extra(model: &Model<'_>, plan: &Plan) -> Extra {
     let logits = forced + up(2 * c.tokens());
     let rows = |k| plan.tier.rows(k) * c.scale(k).tokens();
     let most = (0..c.n_scales()).map(rows).max().unwrap_or(0);
-    let floats = logits + up(4 * most * c.vocab as usize);
+    let partial = logits + up(4 * most * c.vocab as usize);
+    let arrived = partial + up(queue::PARTIAL);
+    let floats = arrived + up(queue::ARRIVED);
     let d = model.shape.decoder(plan.tier.decoder);
     let strip = (0..d.n_layers()).filter(|&at| decode::has_floats(model, plan, at)).map(|at| {
         let (layer, level, _) = model.layer(plan.tier.decoder, at);
@@ -280,7 +288,7 @@ fn extra(model: &Model<'_>, plan: &Plan) -> Extra {
         4 * plan.tier.strip.min(h) * w * decode::most_channels(layer)
     });
     let bytes = floats + up(strip.max().unwrap_or(0));
-    Extra { request, forced, logits, floats, bytes: bytes as usize }
+    Extra { request, forced, logits, partial, arrived, floats, bytes: bytes as usize }
 }
 
 /// Whether the kernels can run the plan.
@@ -291,7 +299,7 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
         return Err(Error::Unsupported("a plan that is not made with varmint_cuda::tier"));
     }
     if queue::shared_memory() > facts.shared_memory {
-        return Err(Error::Unsupported("less than 80 KB of shared memory a block (Turing)"));
+        return Err(Error::Unsupported("less than 90 KB of shared memory a block (Turing)"));
     }
     let whole = (0..c.n_scales()).all(|k| t.keep.window_at(k) == 0 && !t.keep.drops(c, 0, k));
     if !t.keep.alike() || !whole {
@@ -328,7 +336,7 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
             return Err(Error::Unsupported("an image this narrow"));
         }
         if let Layer::Attention { c } = layer
-            && 4 * (h * w + c) > facts.shared_memory - 1024
+            && (8 * (h * w + c) > facts.shared_memory - 1024 || c % 4 != 0)
         {
             return Err(Error::Unsupported("attention over so many positions"));
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::device::{Device, Kernel, Launch, Memory};
 use crate::error::Error;
 use crate::params;
-use crate::queue::gemm_launch;
+use crate::queue::{PARTIAL, gemm_launch};
 
 /// A device and memory for operands.
 #[derive(Debug)]
@@ -24,10 +24,10 @@ impl Measure {
     /// No GPU; too little memory.
     pub fn new() -> Result<Self, Error> {
         let device = Device::open()?;
-        let memory = device.take(3 * ROOM)?;
+        let memory = device.take(4 * ROOM)?;
         device.write(memory.at, &vec![3; ROOM])?;
         device.write(memory.at + ROOM as u64, &vec![5; ROOM])?;
-        device.write(memory.at + 2 * ROOM as u64, &vec![0; ROOM])?;
+        device.write(memory.at + 2 * ROOM as u64, &vec![0; 2 * ROOM])?;
         device.wait()?;
         Ok(Self { memory, device })
     }
@@ -84,6 +84,8 @@ impl Measure {
                     line: 0,
                     seg_len: k as i32,
                     seg_stride: 0,
+                    partial: at + 3 * ROOM as u64,
+                    arrived: at + (3 * ROOM + PARTIAL) as u64,
                     out: params::Out {
                         scale: at,
                         bias: at,
@@ -93,7 +95,7 @@ impl Measure {
                         ..Default::default()
                     },
                 };
-                gemm_launch(&p, wide, self.device.facts.multiprocessors)
+                gemm_launch(&p, wide, &self.device.facts)
             })
             .collect();
         self.seconds(&launches)

@@ -75,13 +75,16 @@ params! {
     }
     Gemm {
         a: Ptr, plane: u64, w: Ptr, m: i32, n: i32, k: i32, width: i32, stride: i32, line: i32, seg_len: i32,
-        seg_stride: i32, out: Out,
+        seg_stride: i32, partial: Ptr, arrived: Ptr, out: Out,
     }
     Gemm4 { a: Ptr, w: Ptr, group: Ptr, m: i32, n: i32, k: i32, stride: i32, out: Out }
 
     Part { k: Ptr, v: Ptr, ks: Ptr, vs: Ptr, n: i32, unused: i32 }
-    Attend { qkv: Ptr, past: [Part; 2], own: [Part; 2], n: i32, w: i32, dim: i32, store: i32, stride: i32, unused: i32 }
-    AttendMap { qkv: Ptr, out: Ptr, store: i32, c: i32, positions: i32, first: i32, factor: f32, unused: i32 }
+    Attend {
+        qkv: Ptr, past: [Part; 2], own: [Part; 2], heads: Heads, n: i32, w: i32, dim: i32, store: i32, stride: i32,
+        fresh: i32,
+    }
+    AttendMap { qkv: Ptr, out: Ptr, store: i32, c: i32, positions: i32, first: i32, factor: f32, total: i32 }
 
     Draw {
         req: Ptr, logits: Ptr, tokens: Ptr, forced: Ptr, l: i32, v: i32, rows: i32, scale: i32, room: i32,

@@ -7,7 +7,7 @@ use varmint_core::num::{up4, up32};
 use varmint_core::tensor::{Data, Matrix};
 use varmint_core::{Buf, Job};
 
-use crate::device::{Kernel, Launch};
+use crate::device::{Facts, Kernel, Launch};
 use crate::params::{self, Ptr, dtype, out};
 use crate::{Cuda, Error, is_float};
 
@@ -143,7 +143,7 @@ impl Cuda<'_> {
             to.stride = stride as i32;
         } else {
             let p = params::QuantizeRows { x, to, k: k as i32, stride: stride as i32 };
-            self.push(Kernel::quantize_rows, [m, 1, 1], 128, 4 * k, &p);
+            self.push(Kernel::quantize_rows, [m, 1, 1], 256, 4 * k, &p);
         }
         Input::rows(to, m, k)
     }
@@ -177,9 +177,11 @@ impl Cuda<'_> {
                     line: x.line as i32,
                     seg_len: x.seg_len as i32,
                     seg_stride: x.seg_stride as i32,
+                    partial: self.places.partial,
+                    arrived: self.places.arrived,
                     out: o,
                 };
-                let launch = gemm_launch(&p, wide, self.device.facts.multiprocessors);
+                let launch = gemm_launch(&p, wide, &self.device.facts);
                 self.queue.push(launch);
             }
             Data::I4 { w, group, scale } => {
@@ -255,8 +257,9 @@ impl Cuda<'_> {
 }
 
 /// An integer product by the kernel for its shape.
-pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, multiprocessors: usize) -> Launch {
-    let (m, n) = (p.m as usize, p.n as usize);
+pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch {
+    let multiprocessors = facts.multiprocessors;
+    let (m, n, k) = (p.m as usize, p.n as usize, p.k as usize);
     let plain = p.width == p.m && p.seg_len == p.k;
     if plain && m <= 32 {
         let kernel = match (m <= 16, wide) {
@@ -269,31 +272,53 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, multiprocessors: usize) 
     }
     let steps = [p.stride, p.line, p.seg_len, p.seg_stride, p.k];
     let by16 = steps.iter().all(|v| v % 16 == 0) && (p.a | p.plane).is_multiple_of(16);
-    let tiles = |t: &Tile| m.div_ceil(t.bm) * n.div_ceil(t.bn);
-    let [large, middle, small, any] = TILES;
-    let t = if !by16 {
-        any
-    } else if tiles(&large) >= multiprocessors {
-        large
-    } else if tiles(&middle) >= multiprocessors {
-        middle
-    } else {
-        small
-    };
+    let others = if facts.tensor() { &TILES[..3] } else { &TILES[2..3] };
+    let any = &TILES[3];
+    let mut best = (any, 1, f64::INFINITY);
+    for t in if by16 { others } else { std::slice::from_ref(any) } {
+        for split in SPLITS {
+            let tiles = m.div_ceil(t.bm) * n.div_ceil(t.bn);
+            let each = k.div_ceil(split).next_multiple_of(t.depth());
+            let fits = split == 1
+                || p.partial != 0
+                    && each >= 2 * t.depth()
+                    && each * (split - 1) < k
+                    && tiles * t.bm * t.bn * 4 <= PARTIAL
+                    && tiles * 4 <= ARRIVED;
+            if !fits {
+                continue;
+            }
+            let waves = (tiles * split).div_ceil(multiprocessors) as f64;
+            let macs = (t.bm * t.bn * each * if wide { 2 } else { 1 }) as f64;
+            let cost = waves * macs / t.rate + if split > 1 { 1200.0 } else { 0.0 };
+            if cost < best.2 {
+                best = (t, split, cost);
+            }
+        }
+    }
+    let (t, split, _) = best;
     let kernel = if wide { t.wide } else { t.narrow };
-    Launch::new(kernel, [n.div_ceil(t.bn), m.div_ceil(t.bm), 1], t.threads, t.shared(), p)
+    let grid = [n.div_ceil(t.bn), m.div_ceil(t.bm), split];
+    Launch::new(kernel, grid, t.threads[usize::from(wide)], t.shared(wide), p)
 }
 
-/// `Tiles` of gemm.cu.
-#[derive(Clone, Copy)]
+/// Blocks that may share a tile's inputs.
+const SPLITS: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
+/// Bytes for the sums of shared tiles, and for how many of their blocks are done.
+pub(crate) const PARTIAL: usize = 8 << 20;
+pub(crate) const ARRIVED: usize = 16 << 10;
+
+/// `Tiles` of gemm.cu; by narrow and wide inputs where they differ.
 struct Tile {
     narrow: Kernel,
     wide: Kernel,
     bm: usize,
     bn: usize,
     groups: usize,
-    stages: usize,
-    threads: usize,
+    stages: [usize; 2],
+    threads: [usize; 2],
+    /// Multiply-accumulates per clock of a multiprocessor, roughly: for choosing.
+    rate: f64,
 }
 
 const TILES: [Tile; 4] = [
@@ -303,8 +328,9 @@ const TILES: [Tile; 4] = [
         bm: 128,
         bn: 128,
         groups: 1,
-        stages: 4,
-        threads: 256,
+        stages: [4, 3],
+        threads: [128, 256],
+        rate: 1600.0,
     },
     Tile {
         narrow: Kernel::gemm_128x64,
@@ -312,8 +338,9 @@ const TILES: [Tile; 4] = [
         bm: 128,
         bn: 64,
         groups: 1,
-        stages: 4,
-        threads: 256,
+        stages: [4, 3],
+        threads: [128, 128],
+        rate: 1300.0,
     },
     Tile {
         narrow: Kernel::gemm_64x32,
@@ -321,8 +348,9 @@ const TILES: [Tile; 4] = [
         bm: 64,
         bn: 32,
         groups: 4,
-        stages: 3,
-        threads: 256,
+        stages: [3, 2],
+        threads: [256, 256],
+        rate: 800.0,
     },
     Tile {
         narrow: Kernel::gemm_any,
@@ -330,16 +358,22 @@ const TILES: [Tile; 4] = [
         bm: 64,
         bn: 32,
         groups: 4,
-        stages: 3,
-        threads: 256,
+        stages: [3, 2],
+        threads: [256, 256],
+        rate: 500.0,
     },
 ];
 
 impl Tile {
+    /// Inputs of a stage.
+    const fn depth(&self) -> usize {
+        64 * self.groups
+    }
+
     /// Bytes of shared memory: the copies, or the sums.
-    const fn shared(&self) -> usize {
-        let depth = 64 * self.groups;
-        let copies = self.stages * (self.bm * (depth + 16) + self.bn * depth);
+    const fn shared(&self, wide: bool) -> usize {
+        let (parts, stages) = if wide { (2, self.stages[1]) } else { (1, self.stages[0]) };
+        let copies = stages * (parts * self.bm * (self.depth() + 16) + self.bn * self.depth());
         let sums = self.groups * self.bm * (self.bn + 8) * 4;
         if copies > sums { copies } else { sums }
     }
@@ -347,7 +381,7 @@ impl Tile {
 
 /// The most shared memory that a product takes.
 pub(crate) fn shared_memory() -> usize {
-    TILES.iter().map(Tile::shared).max().unwrap_or(0)
+    TILES.iter().map(|t| t.shared(true).max(t.shared(false))).max().unwrap_or(0)
 }
 
 /// Whether a tensor's product works on floats.
