@@ -150,11 +150,11 @@ struct Gemm {
     const i8 *w;
     int m, n, k;
     int width, stride, line, seg_len, seg_stride;
-    int *partial, *arrived;  // of tiles that several blocks share, all zeros
+    int *partial, *arrived;  // sums of tiles that several blocks share; how many are done, zeros between launches
     Out out;
 };
 
-// Few rows: a block has 8 output channels, its warps share the inputs. MT x 16 rows. Weights do not depend on the
+// Up to MT x 16 rows: a block has 8 output channels, its warps share the inputs. Weights do not depend on the
 // kernel before: those of the first U steps of a warp are on their way before it has ended.
 template <int MT, bool WIDE, int U>
 DEVICE void few_rows(const Gemm &p) {
@@ -213,12 +213,13 @@ DEVICE void few_rows(const Gemm &p) {
     }
 }
 
-#define FEW(NAME, MT, WIDE) \
-    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ Gemm p) { few_rows<MT, WIDE, 8>(p); }
-FEW(gemm_few_16, 1, false)
-FEW(gemm_few_32, 2, false)
-FEW(gemm_few_16_wide, 1, true)
-FEW(gemm_few_32_wide, 2, true)
+#define FEW(NAME, MT, WIDE, U) \
+    extern "C" __global__ void __launch_bounds__(256) NAME(const __grid_constant__ Gemm p) { few_rows<MT, WIDE, U>(p); }
+FEW(gemm_few, 1, false, 4)
+FEW(gemm_few_wide, 1, true, 4)
+// For long rows: more of them on the way at once, at the price of fewer blocks side by side.
+FEW(gemm_few_deep, 1, false, 8)
+FEW(gemm_few_deep_wide, 1, true, 8)
 
 // Many rows: a tile of BM rows x BN channels by WM x WN warps; KG groups of them take the inputs in turns of 64
 // and add up at the end. STAGES copies ahead. CH: bytes per copy of an input. Where there are more blocks than tiles
@@ -342,16 +343,11 @@ struct Tiles {
         };
         int *shared = nullptr;
         if (gridDim.z > 1) {
-            // A place of its own per tile, all zeros before and after.
+            // A place of its own for every block.
             int tile = blockIdx.y * gridDim.x + blockIdx.x;
-            shared = p.partial + (u64)tile * BM * BN;
-            for (int i = tid; i < BM * BN / 4; i += THREADS) {
-                int m = i / (BN / 4), n = i % (BN / 4) * 4;
-                if (m0 + m >= p.m || n0 + n >= p.n) continue;
-                int4 sum = sum4(m, n);
-                int *to = shared + m * BN + n;
-                atomicAdd(to, sum.x), atomicAdd(to + 1, sum.y), atomicAdd(to + 2, sum.z), atomicAdd(to + 3, sum.w);
-            }
+            shared = p.partial + (u64)tile * gridDim.z * BM * BN;
+            for (int i = tid; i < BM * BN / 4; i += THREADS)
+                __stcg((int4 *)(shared + blockIdx.z * BM * BN) + i, sum4(i / (BN / 4), i % (BN / 4) * 4));
             __threadfence();
             __syncthreads();
             int *done = (int *)room;
@@ -370,9 +366,12 @@ struct Tiles {
                 if (m0 + m >= p.m || n0 + n >= p.n) continue;
                 int4 sum;
                 if (shared) {
-                    int4 *place = (int4 *)(shared + m * BN + n);
-                    sum = __ldcg(place);
-                    *place = make_int4(0, 0, 0, 0);
+                    sum = make_int4(0, 0, 0, 0);
+#pragma unroll 4
+                    for (u32 z = 0; z < gridDim.z; z++) {
+                        int4 more = __ldcg((const int4 *)(shared + z * BM * BN) + i);
+                        sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+                    }
                 } else {
                     sum = sum4(m, n);
                 }
@@ -386,8 +385,7 @@ struct Tiles {
             if (m0 + m >= p.m || n0 + n >= p.n) continue;
             int sum = 0;
             if (shared) {
-                sum = __ldcg(shared + m * BN + n);
-                shared[m * BN + n] = 0;
+                for (u32 z = 0; z < gridDim.z; z++) sum += __ldcg(shared + z * BM * BN + i);
             } else {
 #pragma unroll
                 for (int from = 0; from < KG; from++) sum += sums[(from * BM + m) * LDC + n];

@@ -83,13 +83,17 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         return;
     }
     float *x = p.logits + (u64)token * v;
-    if (p.rows == 2) {
-        const float *y = p.logits + (u64)(p.l + token) * v;
-        float a = req.mix[p.scale][0], b = req.mix[p.scale][1];
-        for (int i = tid; i < v; i += 512) x[i] = a * x[i] - b * y[i];
-    }
-    // Every thread goes on with the entries that it wrote.
+    const float *y = p.logits + (u64)(p.l + token) * v;
+    float a = req.mix[p.scale][0], b = req.mix[p.scale][1], temperature = req.temperature;
     const float lowest = __int_as_float(0xff800000);
+    // Every thread goes on with the entries that it wrote.
+#pragma unroll 8
+    for (int i = tid; i < v; i += 512) {
+        float g = x[i];
+        if (p.rows == 2) g = a * g - b * y[i], x[i] = g;
+        g = g > lowest ? g : lowest;
+        keys[i] = ordered(g / temperature);
+    }
     float best = lowest;
     int at = 0x7fffffff;
     if (req.top_k == 1) {
@@ -98,11 +102,6 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         block_argmax(best, at);
         if (tid == 0) p.tokens[token] = (u16)(at == 0x7fffffff ? 0 : at);
         return;
-    }
-    for (int i = tid; i < v; i += 512) {
-        float g = x[i];
-        g = g > lowest ? g : lowest;
-        keys[i] = ordered(g / req.temperature);
     }
     // The k-th largest, a byte at a time.
     u32 k = req.top_k == 0 || req.top_k > (u32)v ? (u32)v : req.top_k;
@@ -163,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         for (int run = 2; run <= size; run *= 2)
             for (int d = run / 2; d > 0; d /= 2) {
                 for (int i = tid; i < size / 2; i += 512) {
-                    int a = i / d * 2 * d + i % d, b = a + d;
+                    int a = (i & ~(d - 1)) * 2 | (i & (d - 1)), b = a + d;
                     bool up = (a & run) == 0;
                     u32 ka = keys[a], kb = keys[b];
                     if ((ka > kb) == up) keys[a] = kb, keys[b] = ka;
@@ -193,8 +192,9 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         __syncthreads();
         least = unordered(keys[found]);
     }
+#pragma unroll 4
     for (int i = tid; i < v; i += 512) {
-        float g = x[i], t = g / req.temperature;
+        float g = x[i], t = g / temperature;
         if (!(g == g) || !(t >= least)) continue;
         float value = t + gumbel(req.seed, p.scale, token, i);
         if (value > best) best = value, at = i;
@@ -298,7 +298,7 @@ extern "C" __global__ void reduce(const __grid_constant__ Reduce p) {
     int y0 = y * ph / nh, y1 = ((y + 1) * ph + nh - 1) / nh, x0 = x * pw / nw, x1 = ((x + 1) * pw + nw - 1) / nw;
     float sum = 0.0f;
     for (int yy = y0; yy < y1; yy++)
-#pragma unroll 8
+#pragma unroll 16
         for (int xx = x0; xx < x1; xx++) sum += p.from[(yy * pw + xx) * z + c];
     p.out[i] = sum / (float)((y1 - y0) * (x1 - x0));
 }

@@ -110,7 +110,7 @@ extern "C" __global__ void add_stats(const __grid_constant__ AddStats p) {
     float *s = p.stats + p.set * c_max + i;
     float sum = first ? 0.0f : s[0], low = first ? F32_MAX : s[c_max], high = first ? -F32_MAX : s[2 * c_max];
     if (i < c) {
-#pragma unroll 16
+#pragma unroll 32
         for (int r = 0; r < rows; r++) {
             float l = temp[(rows + r) * c + i], h = temp[(2 * rows + r) * c + i];
             sum += temp[r * c + i];

@@ -239,17 +239,27 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
     int c = blockIdx.x * blockDim.x + threadIdx.x;
     after_previous();
     if (c >= s.w) return;
-    // Some tokens one after the other: the weights are near then.
+    // Some tokens one after the other: the weights are read once.
+    float near[32];
+    bool kept = z == 32;
+    if (kept)
+#pragma unroll
+        for (int j = 0; j < 32; j++) near[j] = weight(word, (u64)c * 32 + j);
     for (int t = 8 * blockIdx.y; t < 8 * blockIdx.y + 8 && t < s.n; t++) {
     float lanes[8] = {};
     const float *x = p.next + (u64)t * z;
-    int i = 0;
-    for (; i + 8 <= z; i += 8)
+    if (kept) {
 #pragma unroll
-        for (int j = 0; j < 8; j++) lanes[j] += weight(word, (u64)c * z + i + j) * x[i + j];
+        for (int i = 0; i < 32; i++) lanes[i % 8] += near[i] * x[i];
+    } else {
+        int i = 0;
+        for (; i + 8 <= z; i += 8)
 #pragma unroll
-    for (int j = 0; j < 8; j++)
-        if (i + j < z) lanes[j] += weight(word, (u64)c * z + i + j) * x[i + j];
+            for (int j = 0; j < 8; j++) lanes[j] += weight(word, (u64)c * z + i + j) * x[i + j];
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            if (i + j < z) lanes[j] += weight(word, (u64)c * z + i + j) * x[i + j];
+    }
     float v = tree(lanes) + word.bias[c];
     v += table_value(p.lvl_pos, p.first + t, c);
     for (int r = 0; r < p.rows; r++) s.x[((u64)r * s.second + t) * s.w + c] = v;

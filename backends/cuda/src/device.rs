@@ -35,7 +35,7 @@ macro_rules! kernels {
 
 kernels! {
     rows: setup add_vector norm_rows quantize_rows begin_first begin split_heads gemm_float finish_rows;
-    gemm: gemm_few_16 gemm_few_32 gemm_few_16_wide gemm_few_32_wide gemm_128x128 gemm_128x128_wide gemm_128x64
+    gemm: gemm_few gemm_few_wide gemm_few_deep gemm_few_deep_wide gemm_128x128 gemm_128x128_wide gemm_128x64
         gemm_128x64_wide gemm_64x32 gemm_64x32_wide gemm_any gemm_any_wide gemm_4bit;
     attention: attend_64 attend_any attend_map;
     latent: draw enlarge phi reduce clear;

@@ -35,7 +35,7 @@ use varmint_core::{Backend, Buf, Job, Model, Pass, Plan, Stage, Store, Tier};
 pub fn tier(model: &Model<'_>, tier: &Tier) -> Tier {
     let tile = model.shape.config.max_tokens();
     let mut tier = *tier;
-    (tier.tile, tier.strip, tier.together, tier.conv_scratch) = (tile, 64, true, 0);
+    (tier.tile, tier.strip, tier.together, tier.conv_scratch) = (tile, 256, true, 0);
     tier
 }
 

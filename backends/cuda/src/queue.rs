@@ -261,12 +261,12 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch
     let multiprocessors = facts.multiprocessors;
     let (m, n, k) = (p.m as usize, p.n as usize, p.k as usize);
     let plain = p.width == p.m && p.seg_len == p.k;
-    if plain && m <= 32 {
-        let kernel = match (m <= 16, wide) {
-            (true, false) => Kernel::gemm_few_16,
-            (true, true) => Kernel::gemm_few_16_wide,
-            (false, false) => Kernel::gemm_few_32,
-            (false, true) => Kernel::gemm_few_32_wide,
+    if plain && m <= 16 {
+        let kernel = match (k < 2048, wide) {
+            (true, false) => Kernel::gemm_few,
+            (true, true) => Kernel::gemm_few_wide,
+            (false, false) => Kernel::gemm_few_deep,
+            (false, true) => Kernel::gemm_few_deep_wide,
         };
         return Launch::new(kernel, [n.div_ceil(8), 1, 1], 256, 0, p);
     }
@@ -283,7 +283,8 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch
                 || p.partial != 0
                     && each >= 2 * t.depth()
                     && each * (split - 1) < k
-                    && tiles * t.bm * t.bn * 4 <= PARTIAL
+                    && t.bn <= 64
+                    && tiles * split * t.bm * t.bn * 4 <= PARTIAL
                     && tiles * 4 <= ARRIVED;
             if !fits {
                 continue;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use varmint::{
     Backend, Buf, Cpu, Engine, Generator, Host, Model, ModelFile, Pass, Plan, Request, Scalar,
-    Stage, Step, Tier, Tile,
+    Stage, Step, Tier,
 };
 use varmint_core::Job;
 use varmint_core::device::{STATS, stat};
@@ -53,27 +53,16 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
             _ => vec![all(Buf::Ada), all(Buf::HeadAda)],
         },
         Stage::Begin { .. } => vec![all(Buf::X)],
-        Stage::Keys(t) => {
+        // Keys and values may only be there once attention is.
+        Stage::Mix(t) => {
             let j = tier.last_scale(t.trunk, t.block, c.n_scales()).unwrap_or(0);
-            vec![all(Buf::Kv(0, j)), all(Buf::Kv(1, j)), all(Buf::KvNow)]
+            vec![all(Buf::Kv(0, j)), all(Buf::Kv(1, j)), all(Buf::KvNow), all(Buf::X)]
         }
-        Stage::Mix(_) => vec![all(Buf::X)],
         Stage::Draw { .. } => match stage.next(shape, tier) {
             Stage::Fold { .. } => vec![all(Buf::Tokens)],
             _ => vec![],
         },
-        Stage::Fold { scale } => {
-            let z = 4 * c.cvae as usize;
-            let next = if scale + 1 < c.n_scales() {
-                let k = scale + 1;
-                z * (varmint_core::device::next_place(shape, tier, k) + c.scale(k).tokens())
-            } else {
-                0
-            };
-            // Codes stand behind the inputs that stay; where none stay, they are written over.
-            let _ = next;
-            vec![all(Buf::FHat)]
-        }
+        Stage::Fold { .. } => vec![all(Buf::FHat)],
         Stage::Decode { layer, pass, .. } => {
             let (kind, level) = shape.decoder(tier.decoder).layer(c.cvae as usize, layer);
             let (_, output) = varmint_core::device::level_maps(shape, tier, layer);
@@ -89,7 +78,9 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
                 _ => vec![stats, all(output)],
             }
         }
-        Stage::Ada { .. } | Stage::Keep(_) | Stage::Head { .. } | Stage::Done => vec![],
+        Stage::Ada { .. } | Stage::Keys(_) | Stage::Keep(_) | Stage::Head { .. } | Stage::Done => {
+            vec![]
+        }
     }
 }
 
@@ -102,9 +93,6 @@ fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -
     let mut cuda = Cuda::new(file, model, &plan).unwrap();
     cuda.set_graphs(false);
     let job = Job { model, plan: &plan, request: &request };
-    for (_, b) in plan.buffers() {
-        let _ = b;
-    }
     let mut wrong = Vec::new();
     let mut stage = Stage::START;
     // Buffers that neither side writes whole begin alike.
@@ -154,7 +142,6 @@ fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -
         }
         stage = stage.next(&model.shape, &plan.tier);
     }
-    let _ = Tile { trunk: 0, scale: 0, row: 0, block: 0, at: 0 };
     wrong
 }
 
