@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|wasm|cortex_m|train|pictures|all]
+# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|wasm|cortex_m|c|train|pictures|all]
 # Needs Rust; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -70,6 +70,20 @@ cortex_m() { # the kernels for Cortex-M, in firmware on an emulated board
     )
 }
 
+same_picture() { # the line in which a program on platform $1 says that it drew the edge picture; what it printed comes by stdin
+    local line
+    line="checksum $1 $(sed -n 's/^crc32 = //p' fixtures/edge-picture.txt)"
+    tee /dev/stderr | grep -xF "$line" >/dev/null || { echo "not there: $line" >&2 && return 1; }
+}
+
+c() { # the C interface: the edge picture from C, on this machine and in firmware on an emulated board
+    cc -std=c99 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c capi/include/varmint.h
+    make --no-print-directory -C examples/c picture | same_picture c-host
+    CROSS_TARGETS=thumbv7em-none-eabihf bash ci/setup-cross.sh
+    command -v arm-none-eabi-gcc >/dev/null || { apt-get -qq update && apt-get -qq install -y --no-install-recommends gcc-arm-none-eabi >/dev/null; }
+    make --no-print-directory -C examples/c run CARGO='cargo +cross' | same_picture c-cortex-m4
+}
+
 train() { # the PyTorch side against the same goldens
     local venv=${VARMINT_VENV:-target/venv}
     [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r train/requirements.txt; }
@@ -94,6 +108,7 @@ all() {
     aarch64
     wasm
     cortex_m
+    c
     train
 }
 

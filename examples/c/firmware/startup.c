@@ -7,6 +7,7 @@
 extern uint32_t data_load[], data_start[], data_end[], bss_start[], bss_end[], stack_top[];
 
 int main(void);
+void reset(void);
 
 #define CPACR (*(volatile uint32_t *)0xe000ed88)
 
@@ -15,7 +16,7 @@ __attribute__((noinline)) static void run(void) {
     leave((uint32_t)main());
 }
 
-static void reset(void) {
+void reset(void) {
     for (uint32_t *to = data_start, *from = data_load; to < data_end;)
         *to++ = *from++;
     for (uint32_t *to = bss_start; to < bss_end;)
