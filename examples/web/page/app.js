@@ -61,6 +61,7 @@ function show(name) {
     const styles = generator.labels(1);
     $("style-field").hidden = styles.length === 0;
     $("style").replaceChildren(
+        make("option", { value: "", textContent: "any" }),
         ...styles.map((label, row) => make("option", { value: row, textContent: label })),
     );
     tiers = generator.tiers();
@@ -126,8 +127,8 @@ async function draw() {
     const row = classes.get($("class").value.trim());
     if (row === undefined) return state("error", `“${$("class").value}” is not among this model's classes`);
     const tier = tiers[Number(new FormData($("form")).get("tier"))];
-    const labels = [row];
-    if (!$("style-field").hidden) labels.push(Number($("style").value));
+    const style = $("style").value;
+    const labels = [row, style === "" ? undefined : Number(style)];
     const mine = ++turn;
     state("drawing");
     try {
