@@ -5,10 +5,10 @@ set -euo pipefail
 out=$(realpath -m "$1")
 cd "$(dirname "$0")"
 mkdir -p "$out"
+target=${CARGO_TARGET_DIR:-$PWD/target}
 for simd in - +; do # two modules: a browser without SIMD refuses the other one whole
     name=varmint
     [ $simd = - ] || name=varmint-simd128
-    target=${CARGO_TARGET_DIR:-$PWD/target}/$name
     # 64 KiB of stack are plenty; the linker's habit is 1 MiB.
     CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-C target-feature=${simd}simd128 -C link-arg=-zstack-size=65536" \
         ${CARGO:-cargo} build --release --target wasm32-unknown-unknown --target-dir "$target"

@@ -128,11 +128,11 @@ def mistakes(page):
 def screenshot(page, path):
     page.model("emoji-64.vmt")
     page.tier("full")
-    page.type("class", "red heart")
-    Select(page["style"]).select_by_visible_text("twemoji")
+    page.type("class", "smiling face with sunglasses")
+    Select(page["style"]).select_by_index(1)
     page.type("seed", "1")
     page.draw()
-    page.browser.execute_script("document.activeElement.blur()")
+    page.browser.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     path.parent.mkdir(parents=True, exist_ok=True)
     assert page.browser.save_screenshot(str(path))
 
@@ -145,10 +145,12 @@ def main():
     url = serve(args.site)
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for flag in ["headless=new", "no-sandbox", "window-size=1168,760", "force-device-scale-factor=1", "lang=en"]:
+    for flag in ["headless=new", "no-sandbox", "lang=en"]:
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    view = {"width": 1160, "height": 812, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
     try:
         edge_picture(browser, url + "?simd=0", "wasm32")
         page = edge_picture(browser, url, "wasm32-simd128")
