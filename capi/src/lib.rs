@@ -70,7 +70,7 @@ fn cpu() -> Cpu {
 unsafe fn model<'a>(generator: *const Generator) -> Result<&'a Model<'static>, Status> {
     check(generator)?;
     // SAFETY: not null; the caller promises that it is open. `model` is written by `varmint_open` only.
-    Ok(unsafe { &*(&raw const (*generator).model) })
+    Ok(unsafe { &(*generator).model })
 }
 
 /// Bytes of a generator.
@@ -347,7 +347,8 @@ pub unsafe extern "C" fn varmint_start(
         request.sampling.top_k = asked.top_k;
 
         // SAFETY: open, as the caller promises; `run` is gone, so nothing borrows `plan`.
-        let plan: &'static Plan = unsafe { (*(&raw mut (*generator).plan)).write(plan) };
+        let place = unsafe { &mut (*generator).plan };
+        let plan: &'static Plan = place.write(plan);
         // SAFETY: within the address space, apart from everything else that is in use; the caller gives it away.
         let ram = unsafe { slice::from_raw_parts_mut(arena, arena_bytes) };
         let run = Run::new(model, plan, Host::new(cpu(), ram, plan)?, request)?;
@@ -371,7 +372,7 @@ pub unsafe extern "C" fn varmint_step(generator: *mut Generator, event: *mut Eve
         check(generator)?;
         check(event)?;
         // SAFETY: open, as the caller promises; what `run` borrows are other fields.
-        let (run, preview) = unsafe { (&mut *(&raw mut (*generator).run), (*generator).preview) };
+        let (run, preview) = unsafe { (&mut (*generator).run, (*generator).preview) };
         let run = run.as_mut().ok_or(Status::NotStarted)?;
         let total = run.plan().total_macs();
         let mut new = Event {

@@ -59,8 +59,9 @@ fn open() -> Open {
 impl Open {
     fn tier(&self, index: usize) -> Result<Tier, Status> {
         let mut tier = core::mem::MaybeUninit::uninit();
-        // SAFETY: open; the result is read only where it was written.
+        // SAFETY: open.
         match unsafe { varmint_tier_at(self.generator, index, tier.as_mut_ptr()) } {
+            // SAFETY: written.
             Status::Ok => Ok(unsafe { tier.assume_init() }),
             error => Err(error),
         }
@@ -103,6 +104,7 @@ impl Open {
         let mut event = core::mem::MaybeUninit::uninit();
         // SAFETY: open; the callers keep the arena.
         match unsafe { varmint_step(self.generator, event.as_mut_ptr()) } {
+            // SAFETY: written.
             Status::Ok => Ok(unsafe { event.assume_init() }),
             error => Err(error),
         }
@@ -214,6 +216,7 @@ fn tiers_and_labels() {
         let mut text = Text { bytes: null(), len: 0 };
         // SAFETY: open; the text is in the model.
         match unsafe { varmint_label_at(g.generator, table, row, &mut text) } {
+            // SAFETY: a text of the model, which lives.
             Status::Ok => Ok(unsafe { core::slice::from_raw_parts(text.bytes, text.len) }),
             error => Err(error),
         }
