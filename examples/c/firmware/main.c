@@ -71,7 +71,7 @@ int main(void) {
     do {
         // A bounded piece of work. A real firmware feeds its watchdog here and hands rows to the display.
         check(varmint_step(g, &event), "step");
-        steps++;
+        steps += event.kind != VARMINT_EVENT_KIND_DONE;
         if (event.kind == VARMINT_EVENT_KIND_ROWS)
             crc = crc32(crc, event.rgb, (size_t)event.width * event.height * 3);
     } while (event.kind != VARMINT_EVENT_KIND_DONE);
