@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|wasm|cortex_m|train|pictures|all]
+# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|wasm|cortex_m|c|web|train|pictures|all]
 # Needs Rust; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -12,6 +12,7 @@ lint() {
     cargo fmt --check
     cargo fmt --check --manifest-path tests/bare/cortex-m/Cargo.toml
     cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
+    cargo fmt --check --manifest-path examples/web/Cargo.toml
     cargo clippy --workspace --all-targets -- -D warnings
     cargo check -p varmint-core --features defmt
     cargo check -p varmint --no-default-features
@@ -70,6 +71,29 @@ cortex_m() { # the kernels for Cortex-M, in firmware on an emulated board
     )
 }
 
+same_picture() { # the line in which a program on platform $1 says that it drew the edge picture; what it printed comes by stdin
+    local line
+    line="checksum $1 $(sed -n 's/^crc32 = //p' fixtures/edge-picture.txt)"
+    tee /dev/stderr | grep -xF "$line" >/dev/null || { echo "not there: $line" >&2 && return 1; }
+}
+
+c() { # the C interface: the edge picture from C, on this machine and in firmware on an emulated board
+    cc -std=c99 -pedantic -Wall -Wextra -Werror -fsyntax-only -x c capi/include/varmint.h
+    make --no-print-directory -C examples/c picture | same_picture c-host
+    CROSS_TARGETS=thumbv7em-none-eabihf bash ci/setup-cross.sh
+    command -v arm-none-eabi-gcc >/dev/null || { apt-get -qq update && apt-get -qq install -y --no-install-recommends gcc-arm-none-eabi >/dev/null; }
+    make --no-print-directory -C examples/c run CARGO='cargo +cross' | same_picture c-cortex-m4
+}
+
+web() { # the page, in a headless browser: the edge picture from both modules
+    CROSS_QEMU=0 CROSS_TARGETS=wasm32-unknown-unknown bash ci/setup-cross.sh
+    command -v chromedriver >/dev/null || { apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium chromium-driver fonts-inter >/dev/null; }
+    local out=${CARGO_TARGET_DIR:-$PWD/target}/web
+    [ -x "$out/venv/bin/python" ] || { python3 -m venv "$out/venv" && "$out/venv/bin/pip" install -q -r examples/web/requirements.txt; }
+    CARGO='cargo +cross' CARGO_TARGET_DIR=$out bash examples/web/build.sh "$out/site"
+    "$out/venv/bin/python" examples/web/drive.py "$out/site" --screenshot "$out/web.png"
+}
+
 train() { # the PyTorch side against the same goldens
     local venv=${VARMINT_VENV:-target/venv}
     [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r train/requirements.txt; }
@@ -95,6 +119,8 @@ all() {
     aarch64
     wasm
     cortex_m
+    c
+    web
     train
 }
 
