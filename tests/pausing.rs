@@ -1,0 +1,242 @@
+//! Power is cut, a display is unplugged, a caller changes its mind: whatever happens after whichever step, the next image
+//! is what it always is. And a backend that fails gives its error and can be used again.
+
+mod common;
+
+use common::{Ram, image, request, run};
+use varmint::{
+    Backend, Buf, Cpu, Error, Generator, Host, Image, Job, Model, ModelFile, Ops, Plan, Request,
+    Scalar, Stage, Tier,
+};
+
+/// How the image before ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    /// The generator is dropped; its memory stays as it is.
+    Drop,
+    /// The generator starts over.
+    Reset,
+    /// The memory is lost, and comes back filled with this.
+    PowerCut(u8),
+}
+
+const ENDS: [End; 5] =
+    [End::Drop, End::Reset, End::PowerCut(0x00), End::PowerCut(0xFF), End::PowerCut(0x7E)];
+
+fn requests(model: &Model<'_>) -> [Request<'static>; 2] {
+    [7, 8].map(|seed| Request { labels: [Some(1), None, None, None], ..request(model, seed) })
+}
+
+fn plan_of(model: &Model<'_>, tier: Tier) -> Plan {
+    let plan = Plan::new(&model.shape, &tier).unwrap();
+    plan.verify().unwrap();
+    plan
+}
+
+/// Few, large steps.
+fn large_steps(mut tier: Tier) -> Tier {
+    (tier.tile, tier.strip) = (256, 64);
+    tier
+}
+
+/// Stages of an image.
+fn stages(model: &Model<'_>, tier: &Tier) -> impl Iterator<Item = Stage> {
+    let (shape, tier) = (model.shape, *tier);
+    let after = move |s: &Stage| Some(s.next(&shape, &tier));
+    std::iter::successors(Some(Stage::START), after).take_while(|s| *s != Stage::Done)
+}
+
+/// Ends an image after every number of steps, in all of these ways.
+fn ends<O: Ops + Copy>(model: &Model<'_>, plan: &Plan, ops: O, ways: &[End]) -> usize {
+    let [before, next] = requests(model);
+    let want = image(model, plan, ops, next);
+    let steps = stages(model, &plan.tier).count();
+    let mut ram = Ram::new(plan.bytes(), 0xA5);
+    for n in 0..=steps {
+        for &way in ways {
+            let host = Host::new(ops, ram.get(), plan).unwrap();
+            let mut g = Generator::new(model, plan, host, before).unwrap();
+            for _ in 0..n {
+                g.step().unwrap();
+            }
+            assert_eq!(g.stage() == Stage::Done, n == steps);
+            let got = if way == End::Reset {
+                g.reset(next).unwrap();
+                run(&mut g, |_, _| {}).unwrap()
+            } else {
+                drop(g);
+                if let End::PowerCut(fill) = way {
+                    ram.get().fill(fill);
+                }
+                let host = Host::new(ops, ram.get(), plan).unwrap();
+                let mut g = Generator::new(model, plan, host, next).unwrap();
+                run(&mut g, |_, _| {}).unwrap()
+            };
+            assert!(got == want, "tier {}: {way:?} after {n} steps", plan.tier.name());
+        }
+    }
+    steps
+}
+
+#[test]
+fn an_image_may_end_after_any_step_in_every_tier_of_the_small_model() {
+    let file = ModelFile::open("fixtures/small/mixed.vmt").unwrap();
+    let model = file.model().unwrap();
+    for tier in model.tiers() {
+        assert!(ends(&model, &plan_of(&model, tier), Scalar, &ENDS) > 50);
+    }
+}
+
+#[test]
+fn an_image_may_end_after_any_step_of_tiny() {
+    let file = common::tiny();
+    let model = file.model().unwrap();
+    let plan = plan_of(&model, large_steps(model.tier_at(0).unwrap()));
+    ends(&model, &plan, Cpu::detect(), &[End::Drop, End::Reset, End::PowerCut(0xFF)]);
+}
+
+#[test]
+fn an_image_may_end_after_any_step_of_a_drafter_and_its_refiner() {
+    let file = ModelFile::open("fixtures/emoji-micro.vmt").unwrap();
+    let model = file.model().unwrap();
+    let tier = large_steps(model.tier("fast").unwrap());
+    assert_eq!(tier.trunk(model.shape.config.n_scales() - 1), 1, "a refiner ends it");
+    ends(&model, &plan_of(&model, tier), Cpu::detect(), &[End::PowerCut(0xFF), End::Drop]);
+}
+
+/// A backend that fails at one of its calls.
+struct Failing<B> {
+    inner: B,
+    /// Calls that still work.
+    left: usize,
+    /// Calls so far.
+    calls: usize,
+    /// Whether the work of the call that fails is done all the same.
+    late: bool,
+}
+
+impl<B> Failing<B> {
+    fn new(inner: B, left: usize, late: bool) -> Self {
+        Self { inner, left, calls: 0, late }
+    }
+
+    /// Whether this call fails; the one after it works again.
+    fn fails(&mut self) -> bool {
+        self.calls += 1;
+        let fails = self.left == 0;
+        self.left = self.left.wrapping_sub(1);
+        fails
+    }
+
+    fn error(&self) -> Error {
+        Error::Backend(self.calls as u32)
+    }
+}
+
+impl<B: Backend> Backend for Failing<B> {
+    fn name(&self) -> &str {
+        "failing"
+    }
+
+    fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), Error> {
+        let fails = self.fails();
+        if !fails || self.late {
+            self.inner.run(job, stage)?;
+        }
+        if fails { Err(self.error()) } else { Ok(()) }
+    }
+
+    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
+        if self.fails() { Err(self.error()) } else { self.inner.view(plan, buf) }
+    }
+}
+
+/// Makes the backend fail at every one of its calls.
+fn failures<O: Ops + Copy>(model: &Model<'_>, plan: &Plan, ops: O) -> usize {
+    let [before, next] = requests(model);
+    let want = [before, next].map(|r| image(model, plan, ops, r));
+    let mut ram = Ram::new(plan.bytes(), 0xA5);
+    // All calls of an image that is run, and looked at, as `run` does it.
+    let calls = {
+        let host = Failing::new(Host::new(ops, ram.get(), plan).unwrap(), usize::MAX, false);
+        let steps = stages(model, &plan.tier).count();
+        let mut g = Generator::new(model, plan, host, before).unwrap();
+        let mut views = 0;
+        run(&mut g, |_, s| {
+            views += usize::from(matches!(s, Stage::Fold { .. }));
+        })
+        .unwrap();
+        let rows = g.size().0.div_ceil(plan.tier.strip);
+        steps + views + rows + 1 // the tokens
+    };
+    for n in 0..calls {
+        // Nothing was done: the step may be tried again.
+        let host = Failing::new(Host::new(ops, ram.get(), plan).unwrap(), n, false);
+        let mut g = Generator::new(model, plan, host, before).unwrap();
+        let (got, errors) = run_on(&mut g);
+        assert_eq!(errors, [Error::Backend(n as u32 + 1)], "call {n}");
+        assert!(got == want[0], "tier {}: tried again after call {n}", plan.tier.name());
+        // Something was done: the next image is as good as any.
+        let host = Failing::new(Host::new(ops, ram.get(), plan).unwrap(), n, true);
+        let mut g = Generator::new(model, plan, host, before).unwrap();
+        assert_eq!(run(&mut g, |_, _| {}).unwrap_err(), Error::Backend(n as u32 + 1), "call {n}");
+        g.reset(next).unwrap();
+        let got = run(&mut g, |_, _| {}).unwrap();
+        assert!(got == want[1], "tier {}: started over after call {n}", plan.tier.name());
+    }
+    calls
+}
+
+/// Runs to the end, trying again what failed.
+fn run_on<B: Backend>(g: &mut Generator<'_, B>) -> (Image, Vec<Error>) {
+    let (height, width) = g.size();
+    let mut image = Image { width, height, rgb: Vec::new(), tokens: Vec::new() };
+    let mut errors = Vec::new();
+    loop {
+        if let Stage::Decode { layer: 0, .. } = g.stage()
+            && image.tokens.is_empty()
+        {
+            match g.tokens() {
+                Ok(t) => image.tokens = t.to_vec(),
+                Err(e) => {
+                    errors.push(e);
+                    continue;
+                }
+            }
+        }
+        let stage = g.stage();
+        match g.step() {
+            Ok(varmint::Step::Rows(rows)) => image.rgb.extend_from_slice(rows.rgb),
+            Ok(varmint::Step::Done) => return (image, errors),
+            Ok(_) => {}
+            Err(e) => {
+                errors.push(e);
+                assert_eq!(g.stage(), stage, "a step that fails is not counted");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_may_fail_at_any_call_in_every_tier_of_the_small_model() {
+    let file = ModelFile::open("fixtures/small/mixed.vmt").unwrap();
+    let model = file.model().unwrap();
+    for tier in model.tiers() {
+        assert!(failures(&model, &plan_of(&model, tier), Scalar) > 50);
+    }
+}
+
+#[test]
+fn a_backend_may_fail_at_any_call_of_tiny() {
+    let file = common::tiny();
+    let model = file.model().unwrap();
+    failures(&model, &plan_of(&model, large_steps(model.tier_at(0).unwrap())), Cpu::detect());
+}
+
+#[test]
+fn a_backend_may_fail_at_any_call_of_a_drafter_and_its_refiner() {
+    let file = ModelFile::open("fixtures/emoji-micro.vmt").unwrap();
+    let model = file.model().unwrap();
+    let plan = plan_of(&model, large_steps(model.tier("fast").unwrap()));
+    failures(&model, &plan, Cpu::detect());
+}
