@@ -6,7 +6,7 @@ mod work;
 
 use std::cell::Cell;
 
-use common::{Ram, crc, image, reference, request, run, tiny};
+use common::{Ram, crc, image, reference, request, tiny};
 use varmint::{
     Cpu, Error, Generator, Host, Isa, ModelFile, Plan, Progress, Request, Scalar, Stage, Step,
 };
