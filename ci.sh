@@ -28,6 +28,8 @@ fuzz() { # 200,000 lies about model files; then coverage-guided fuzzing, FUZZ_SE
     command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --version 0.13.2
     # The flags for coverage and the address sanitizer are unstable ones; this lets the stable compiler take them.
     RUSTC_BOOTSTRAP=1 cargo fuzz build
+    # Nothing is linked: any file may stand for the library.
+    CUSTOM_LIBFUZZER_PATH=$PWD/fuzz/Cargo.toml cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
     fuzz_targets "file small hostile/vmt" "step small"
     fuzz_targets "pth pth hostile/pth" "safetensors pth hostile/safetensors"
     fuzz_targets "plan small hostile/vmt"
@@ -39,7 +41,7 @@ fuzz_targets() { # side by side: each a target and its seeds in fixtures/; what 
         read -ra seeds <<<"${line// / fixtures/}"
         mkdir -p "fuzz/corpus/${seeds[0]}"
         RUSTC_BOOTSTRAP=1 cargo fuzz run "${seeds[0]}" "fuzz/corpus/${seeds[0]}" "${seeds[@]:1}" -- \
-            -max_total_time="${FUZZ_SECONDS:-60}" -max_len=65536 -timeout=30 -verbosity=0 -print_final_stats=1 &
+            -max_total_time="${FUZZ_SECONDS:-60}" -max_len=65536 -timeout=30 -verbosity=0 -print_funcs=0 -print_final_stats=1 &
         running+=($!)
     done
     for pid in "${running[@]}"; do wait "$pid"; done

@@ -67,7 +67,6 @@ fn ends<O: Ops + Copy>(model: &Model<'_>, plan: &Plan, ops: O, ways: &[End], eac
                 g.reset(next).unwrap();
                 run(&mut g, |_, _| {}).unwrap()
             } else {
-                drop(g);
                 if let End::PowerCut(fill) = way {
                     ram.get().fill(fill);
                 }
