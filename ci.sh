@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|bare|aarch64|wasm|cortex_m|c|web|train|pictures|all]
-# Needs Rust; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
+# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|aarch64|wasm|cortex_m|c|web|train|pictures|all]
+# Needs Rust; `fuzz` installs cargo-fuzz and needs a C++ compiler; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -13,6 +13,7 @@ lint() {
     cargo fmt --check --manifest-path tests/bare/cortex-m/Cargo.toml
     cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
     cargo fmt --check --manifest-path examples/web/Cargo.toml
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
     cargo clippy --workspace --all-targets -- -D warnings
     cargo check -p varmint-core --features defmt
     cargo check -p varmint --no-default-features
@@ -21,6 +22,30 @@ lint() {
         echo "left-over markers" >&2
         exit 1
     fi
+}
+
+fuzz() { # 200,000 lies about model files; then coverage-guided fuzzing, FUZZ_SECONDS a target, two at a time
+    VARMINT_LIES=200000 cargo test -p varmint --test any_bytes
+    command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --version 0.13.2
+    # The flags for coverage and the address sanitizer are unstable ones; this lets the stable compiler take them.
+    RUSTC_BOOTSTRAP=1 cargo fuzz build
+    # Nothing is linked: any file may stand for the library.
+    CUSTOM_LIBFUZZER_PATH=$PWD/fuzz/Cargo.toml cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
+    fuzz_targets "file small hostile/vmt" "step small"
+    fuzz_targets "pth pth hostile/pth" "safetensors pth hostile/safetensors"
+    fuzz_targets "plan small hostile/vmt"
+}
+
+fuzz_targets() { # side by side: each a target and its seeds in fixtures/; what is found new goes to fuzz/corpus/
+    local line seeds running=() pid
+    for line in "$@"; do
+        read -ra seeds <<<"${line// / fixtures/}"
+        mkdir -p "fuzz/corpus/${seeds[0]}"
+        RUSTC_BOOTSTRAP=1 cargo fuzz run "${seeds[0]}" "fuzz/corpus/${seeds[0]}" "${seeds[@]:1}" -- \
+            -max_total_time="${FUZZ_SECONDS:-60}" -max_len=65536 -timeout=30 -verbosity=0 -print_funcs=0 -print_final_stats=1 &
+        running+=($!)
+    done
+    for pid in "${running[@]}"; do wait "$pid"; done
 }
 
 bare() { # core and the CPU kernels alone, for a Cortex-M4F
@@ -114,6 +139,7 @@ pictures() { # the README's first command, end to end
 all() {
     lint
     test
+    fuzz
     pictures
     bare
     aarch64

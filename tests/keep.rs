@@ -158,3 +158,33 @@ fn nothing_kept_is_a_scale_that_sees_itself() {
     assert_eq!(run(&near).tokens[..14], full.tokens[..14]);
     assert_eq!(image(&model, &near, Cpu::detect(), request(&model, 7)), run(&near));
 }
+
+/// What one scale alone needs (a choice, a neighbourhood) has a place in the arena at that scale alone.
+#[test]
+fn a_rule_for_one_scale_disturbs_no_other() {
+    let file = ModelFile::open("fixtures/small/mixed.vmt").unwrap();
+    let model = file.model().unwrap();
+    let n = model.shape.config.n_scales();
+    let mut r = request(&model, 3);
+    r.labels[0] = Some(1);
+    let mut ran = 0;
+    for base in model.tiers() {
+        for (k, most, class) in (0..n).flat_map(|k| [(k, 0, 0), (k, 0, 1), (k, 1, 0), (k, 1, 1)]) {
+            for (window, together) in [(0, false), (3, false), (0, true), (1, true)] {
+                let mut tier = base;
+                tier.together = together;
+                tier.keep = Keep { grid: 1, window, window_from: k, ..Keep::ALL };
+                tier.keep.most[class][k] = most;
+                let plan = Plan::new(&model.shape, &tier).unwrap();
+                plan.verify().unwrap();
+                let want = image(&model, &plan, Scalar, r);
+                assert!(image(&model, &plan, Cpu::detect(), r) == want, "{tier:?}");
+                tier.tile = 2;
+                let plan = Plan::new(&model.shape, &tier).unwrap();
+                assert!(image(&model, &plan, Scalar, r) == want, "{tier:?}");
+                ran += 1;
+            }
+        }
+    }
+    assert_eq!(ran, 5 * 4 * n * 4);
+}

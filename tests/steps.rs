@@ -1,9 +1,16 @@
 //! `step()`: bounded, resumable, and the same picture whoever computes it.
 
 mod common;
+#[path = "common/work.rs"]
+mod work;
 
-use common::{Ram, crc, image, reference, request, run, tiny};
-use varmint::{Cpu, Error, Generator, Host, Isa, Plan, Progress, Request, Scalar, Stage, Step};
+use std::cell::Cell;
+
+use common::{Ram, crc, image, reference, request, tiny};
+use varmint::{
+    Cpu, Error, Generator, Host, Isa, ModelFile, Plan, Progress, Request, Scalar, Stage, Step,
+};
+use work::Counting;
 
 /// The picture of seed 1 of fixtures/tiny.vmt in its int8 tier, on every machine.
 const TINY_CRC: u32 = 0xf1b4_5b6f;
@@ -84,29 +91,28 @@ fn progress_is_monotone_bounded_and_complete() {
     assert!(matches!(g.step(), Ok(Step::Done)));
 }
 
+/// What a step is said to multiply and accumulate at most, counted in the kernels; over an image hardly less is done.
 #[test]
-fn dropping_or_resetting_after_any_step_leaves_the_next_image_as_it_is() {
-    let file = tiny();
-    let model = file.model().unwrap();
-    let mut tier = model.tier_at(0).unwrap();
-    (tier.tile, tier.strip) = (256, 64); // few, large steps
-    let plan = Plan::new(&model.shape, &tier).unwrap();
-    let want = reference(&model, &plan, 8);
-    let mut steps = 0;
-    let mut stage = Stage::START;
-    while stage != Stage::Done {
-        stage = stage.next(&model.shape, &tier);
-        steps += 1;
-    }
-    let mut ram = Ram::new(plan.bytes(), 0);
-    for n in (0..steps).step_by(5) {
-        let host = Host::new(Scalar, ram.get(), &plan).unwrap();
-        let mut g = Generator::new(&model, &plan, host, request(&model, 7)).unwrap();
-        for _ in 0..n {
+fn the_work_that_is_stated_is_the_work_that_is_done() {
+    for (path, tier) in [("fixtures/tiny.vmt", "int8"), ("fixtures/emoji-micro.vmt", "fast")] {
+        let file = ModelFile::open(path).unwrap();
+        let model = file.model().unwrap();
+        let plan = Plan::new(&model.shape, &model.tier(tier).unwrap()).unwrap();
+        let mut ram = Ram::new(plan.bytes(), 0);
+        let macs = Cell::new(0);
+        let host = Host::new(Counting(&macs), ram.get(), &plan).unwrap();
+        let mut g = Generator::new(&model, &plan, host, request(&model, 1)).unwrap();
+        let mut all = 0;
+        while g.stage() != Stage::Done {
+            let stage = g.stage();
+            macs.set(0);
             g.step().unwrap();
+            let (counted, stated) = (macs.get(), stage.macs(&model.shape, &plan.tier));
+            assert!(counted <= stated, "{counted} for {stated} at {stage:?}");
+            all += counted;
         }
-        g.reset(request(&model, 8)).unwrap();
-        assert_eq!(run(&mut g, |_, _| {}).unwrap(), want, "after {n} steps");
+        assert!(all <= plan.total_macs() && all > plan.total_macs() / 10 * 9, "{all}");
+        println!("{path} {tier}: {all} of {}", plan.total_macs());
     }
 }
 

@@ -213,6 +213,11 @@ impl<O: Ops> Host<'_, O> {
         let m = n * tiles.len();
         let weights = job.model.block(t.trunk, t.block);
         let [kv, kv_null] = Cache::bufs(job, t);
+        let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
+        // At scales that need neither, something else may live in their place.
+        let seen = if cache.chooses() { Buf::Seen } else { Buf::Nothing };
+        let windowed = job.plan.tier.keep.window_at(t.scale) > 0;
+        let near = if windowed { Buf::Near } else { Buf::Nothing };
         let bufs = [
             Buf::X,
             Buf::Work,
@@ -222,8 +227,8 @@ impl<O: Ops> Host<'_, O> {
             Buf::Scores,
             Buf::Head,
             Buf::KvNow,
-            Buf::Seen,
-            Buf::Near,
+            seen,
+            near,
             kv,
             kv_null,
         ];
@@ -259,7 +264,7 @@ impl<O: Ops> Host<'_, O> {
             let probs = nums(p.get_mut(..2 * tokens).ok_or(Error::PlanMismatch)?)?;
             let mut scratch = Scratch { scores: nums(s)?, probs, sums: nums(sums)?, query };
             // The hidden layer's place is free until then, and mostly larger than what was planned.
-            let keys = Cache::of(&job.model.shape, job.plan.layout(), t).keys();
+            let keys = cache.keys();
             let places = 2 * spare.len() / (3 * keys.max(1)) * keys;
             if job.plan.tier.cache == Store::I8 && places > tokens {
                 let (s, p) = split(spare, places)?;

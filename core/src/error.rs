@@ -140,7 +140,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::Truncated => "the file is cut short",
             Self::Magic => "not a .vmt model file",
-            Self::Version => "a .vmt version this build does not read (it reads version 1)",
+            Self::Version => "a .vmt version this build does not read (it reads version 2)",
             Self::Misaligned => "the model bytes must start at a multiple of 64 bytes",
             Self::Trailing => "there are bytes after the end of the model",
             Self::Checksum => "the checksum does not match: the file is damaged",

@@ -106,6 +106,8 @@ pub struct Generator<'a, B> {
     backend: B,
     request: Request<'a>,
     stage: Stage,
+    /// Whether the stage has run and only its result was not seen yet.
+    ran: bool,
     done: u64,
 }
 
@@ -126,7 +128,8 @@ impl<'a, B: Backend> Generator<'a, B> {
             return Err(Error::NotLower);
         }
         let room = plan.bytes();
-        Ok(Self { model, first: plan, plan, room, backend, request, stage: Stage::START, done: 0 })
+        let (stage, ran) = (Stage::START, false);
+        Ok(Self { model, first: plan, plan, room, backend, request, stage, ran, done: 0 })
     }
 
     /// Starts over, with another request. Legal at any time; nothing of the last image remains.
@@ -150,8 +153,7 @@ impl<'a, B: Backend> Generator<'a, B> {
             return Err(Error::ArenaTooSmall { need: plan.bytes(), got: self.room });
         }
         (self.first, self.plan, self.request) = (plan, plan, request);
-        self.stage = Stage::START;
-        self.done = 0;
+        (self.stage, self.ran, self.done) = (Stage::START, false, 0);
         Ok(())
     }
 
@@ -221,44 +223,48 @@ impl<'a, B: Backend> Generator<'a, B> {
         self.plan
     }
 
-    fn progress(&self) -> Progress {
-        Progress { done: self.done, total: self.plan.total_macs() }
-    }
-
     /// Does one bounded piece of work: at most [`Plan::max_step_macs`] multiply-accumulates.
     ///
     /// # Errors
-    /// The backend's; the stage is not advanced, so the step may be tried again or the generator reset.
+    /// The backend's. The stage is not advanced: the step may be tried again, if the backend left its memory as it was
+    /// before the call that failed; [`Generator::reset`] is right in any case. A piece of work that was done is not
+    /// done twice where only its result could not be seen.
     pub fn step(&mut self) -> Result<Step<'_>, Error> {
         let stage = self.stage;
         if stage == Stage::Done {
             return Ok(Step::Done);
         }
         let shape = &self.model.shape;
-        let job = Job { model: self.model, plan: self.plan, request: &self.request };
-        self.backend.run(&job, stage)?;
-        self.stage = stage.next(shape, &self.plan.tier);
-        self.done += stage.macs(shape, &self.plan.tier);
-        let progress = self.progress();
+        if !self.ran {
+            let job = Job { model: self.model, plan: self.plan, request: &self.request };
+            self.backend.run(&job, stage)?;
+            self.ran = true;
+        }
+        let (h, width) = self.size();
+        let tier = &self.plan.tier;
+        let done = self.done + stage.macs(shape, tier);
+        let progress = Progress { done, total: self.plan.total_macs() };
         let c = &shape.config;
-        match stage {
+        let step = match stage {
             Stage::Fold { scale } => {
                 let latent = c.latent();
                 let size = (latent.h as usize, latent.w as usize);
                 let (backend, model, plan) = (&mut self.backend, self.model, self.plan);
-                Ok(Step::Scale(ScaleView { scale, size, progress, backend, model, plan }))
+                Step::Scale(ScaleView { scale, size, progress, backend, model, plan })
             }
-            Stage::Decode { layer, pass: Pass::First, y } => {
-                let d = shape.decoder(self.plan.tier.decoder);
-                if !matches!(d.layer(c.cvae as usize, layer).0, Layer::Out { .. }) {
-                    return Ok(Step::Working(progress));
-                }
-                let (h, width) = self.size();
-                let n = h.saturating_sub(y).min(self.plan.tier.strip);
+            Stage::Decode { layer, pass: Pass::First, y }
+                if matches!(
+                    shape.decoder(tier.decoder).layer(c.cvae as usize, layer).0,
+                    Layer::Out { .. }
+                ) =>
+            {
+                let n = h.saturating_sub(y).min(tier.strip);
                 let rgb = part(self.backend.view(self.plan, Buf::Rgb)?, 0, n * width * 3);
-                Ok(Step::Rows(Rows { y, width, rgb, progress }))
+                Step::Rows(Rows { y, width, rgb, progress })
             }
-            _ => Ok(Step::Working(progress)),
-        }
+            _ => Step::Working(progress),
+        };
+        (self.stage, self.ran, self.done) = (stage.next(shape, tier), false, done);
+        Ok(step)
     }
 }

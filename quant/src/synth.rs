@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use varmint_core::tensor::{Class, Role, Spec};
+use varmint_core::tensor::{Class, Dtype, Role, Spec};
 use varmint_core::{Sampling, Trunk};
 
 use crate::description::{DecoderSizes, Description, Table, TierRow};
@@ -116,13 +116,23 @@ pub fn synth(
 ) -> Result<u64, Error> {
     let tier = TierRow { tile, strip, ..shape.full_tier(numbers) };
     let description = shape.describe(&format!("random-d{}", shape.depth), vec![tier]);
+    fill(path, &description, |spec| choose(numbers, &[], spec, false))
+}
+
+/// Writes a model of random weights for any description; `dtype` chooses the storage of a tensor. The same file
+/// every time.
+///
+/// # Errors
+/// As [`write()`].
+pub fn fill(
+    path: &Path,
+    description: &Description,
+    dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
+) -> Result<u64, Error> {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    write(
-        path,
-        &description,
-        |spec| choose(numbers, &[], spec, false),
-        |_, spec, dtype| encode(spec, dtype, &values(spec, &mut random), "random"),
-    )
+    write(path, description, dtype, |_, spec, dtype| {
+        encode(spec, dtype, &values(spec, &mut random), "random")
+    })
 }
 
 /// Values that keep a run's numbers ordinary: rows of norm about 1, gains of 1.

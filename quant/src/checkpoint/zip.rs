@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The `rawzip` crate reads the directory (zip64 included); here are the rules of torch.save on top: entries are stored,
-//! not compressed, not encrypted, not repeated, and share one folder, the one of `data.pkl`.
+//! not compressed, not encrypted, not repeated, do not overlap, and share one folder, the one of `data.pkl`.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -49,6 +49,7 @@ impl Entries {
                 return Err(damaged(format!("more than {MAX_ENTRIES} entries")));
             }
         }
+        no_overlap(&ranges)?;
         let pickle = ranges
             .keys()
             .filter(|name| *name == "data.pkl" || name.ends_with("/data.pkl"))
@@ -75,6 +76,23 @@ impl Entries {
     pub(super) fn need(&self, name: &str) -> Result<Range<u64>, Fault> {
         self.find(name)?.ok_or_else(|| damaged(format!("entry `{}{name}` is missing", self.folder)))
     }
+}
+
+/// Entries that share bytes make a small file stand for a large one.
+fn no_overlap(ranges: &HashMap<String, Option<Range<u64>>>) -> Result<(), Fault> {
+    let mut all: Vec<_> = (ranges.iter())
+        .filter_map(|(name, range)| range.as_ref().map(|r| (r.start, r.end, name)))
+        .filter(|(start, end, _)| start < end)
+        .collect();
+    all.sort_unstable();
+    for pair in all.windows(2) {
+        if let [(_, end, a), (start, _, b)] = pair
+            && start < end
+        {
+            return Err(damaged(format!("entries `{a}` and `{b}` overlap")));
+        }
+    }
+    Ok(())
 }
 
 fn damaged(what: impl std::fmt::Display) -> Fault {
