@@ -1,0 +1,233 @@
+//! Firmware that draws a picture: two slots for models, an arena of the plan's bytes, a display that takes rows, a
+//! watchdog. What it costs is logged as `name = number`; README.md says who reads that.
+#![no_std]
+#![no_main]
+#![allow(long_running_const_eval, reason = "the planner runs in the compiler")]
+
+extern crate alloc;
+
+mod devices;
+mod measure;
+
+use core::panic::PanicInfo;
+use core::slice;
+
+use alloc::string::String;
+use cortex_m_rt::{ExceptionFrame, entry, exception};
+use cortex_m_semihosting::debug;
+use defmt_semihosting as _;
+use devices::{Display, Watchdog};
+use embedded_alloc::LlffHeap as Heap;
+use heapless::Vec;
+use measure::Clock;
+use static_cell::ConstStaticCell;
+use varmint_core::ops::{Packed, Taps};
+use varmint_core::{Error, Generator, Host, Model, Ops, Plan, Request, Stage, Step, include_model};
+use varmint_cpu::{Cpu, Isa};
+
+/// The model that the device is made for. Only the compiler reads it, to plan; what runs lies in a slot.
+const PLAN: Plan = match Plan::of_file(include_model!("../../../fixtures/emoji-micro.vmt"), 1) {
+    Ok(plan) => plan,
+    Err(_) => panic!("the model's header is not valid"),
+};
+const TIER: &str = "fast";
+const CLASS: &str = "red heart";
+const SEED: u64 = 1;
+const BOARD: &str = env!("BOARD");
+
+#[repr(align(16))]
+struct Arena([u8; PLAN.bytes()]);
+static ARENA: ConstStaticCell<Arena> = ConstStaticCell::new(Arena([0; PLAN.bytes()]));
+
+/// The application's.
+const HEAP_BYTES: usize = 1024;
+#[global_allocator]
+static HEAP: Heap = Heap::empty();
+
+/// Between two feeds of the watchdog: 20 ms at 200 million instructions a second.
+const WATCHDOG_INSTRUCTIONS: u64 = 4_000_000;
+
+unsafe extern "C" {
+    // Of the board's linker script: the value is the address.
+    static _slot_a: u8;
+    static _slot_b: u8;
+    static _slot_bytes: u8;
+}
+
+/// The two places for models in the serial flash.
+fn slots() -> [&'static [u8]; 2] {
+    let n = (&raw const _slot_bytes) as usize;
+    // SAFETY: the linker script says so: that many readable bytes, which nothing writes while this program runs.
+    [&raw const _slot_a, &raw const _slot_b].map(|p| unsafe { slice::from_raw_parts(p, n) })
+}
+
+/// Which part of an image a stage belongs to: 0 the condition, then the scales, then the decoder.
+fn part(stage: Stage, scales: usize) -> usize {
+    match stage {
+        Stage::Setup { .. } | Stage::Ada { .. } | Stage::HeadAda { .. } => 0,
+        Stage::Begin { scale, .. }
+        | Stage::Head { scale, .. }
+        | Stage::Draw { scale, .. }
+        | Stage::Fold { scale } => 1 + scale,
+        Stage::Keys(t) | Stage::Mix(t) | Stage::Keep(t) => 1 + t.scale,
+        Stage::Decode { .. } | Stage::Done => 1 + scales,
+    }
+}
+
+/// Instructions (in ticks) and multiply-accumulates.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    ticks: u64,
+    macs: u64,
+}
+
+fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
+    let cpu = Cpu::build();
+    assert!(cpu.isa() == Isa::Dsp, "built with the DSP kernels");
+    defmt::info!(
+        "{=str}, {=str}: tier {=str}, {=str}, seed {=u64}",
+        BOARD,
+        cpu.name(),
+        TIER,
+        CLASS,
+        SEED
+    );
+
+    // A model may run if it has the tier and the tier fits the arena.
+    let plan = |model: &Model<'_>| match Plan::new(&model.shape, &model.tier(TIER)?)? {
+        plan if plan.bytes() <= PLAN.bytes() => Ok(plan),
+        plan => Err(Error::ArenaTooSmall { need: plan.bytes(), got: PLAN.bytes() }),
+    };
+    clock.lap();
+    let choice = match varmint_slots::choose(slots(), |model| plan(model).map(drop)) {
+        Ok(choice) => choice,
+        Err([a, b]) => {
+            defmt::error!("slot A: {}; slot B: {}", a, b);
+            return Err(a);
+        }
+    };
+    let start = {
+        let ticks = clock.lap();
+        clock.instructions(ticks)
+    };
+    let model = choice.model;
+    if let Some(why) = choice.refused {
+        defmt::warn!("slot {=usize} is newer and was refused: {}", choice.spare(), why);
+    }
+    defmt::info!("slot = {=usize}", choice.slot);
+    defmt::info!("sequence = {=u32}", model.sequence);
+    defmt::info!("check_instructions = {=u64}", start);
+
+    let plan = plan(&model)?;
+    // The application's own memory: the title of the picture.
+    let title = String::from(CLASS);
+    let heap = HEAP.used();
+    let mut request = Request::new(&model);
+    request.labels[0] = model.find_label(0, &title).map(|row| row as u32);
+    request.seed = SEED;
+    let host = Host::new(cpu, &mut arena.0, &plan)?;
+    let mut generator = Generator::new(&model, &plan, host, request)?;
+    let (height, width) = generator.size();
+    let mut display = Display::new(width);
+    let mut watchdog = Watchdog::new(WATCHDOG_INSTRUCTIONS);
+    let scales = model.shape.config.n_scales();
+    let mut parts: Vec<Cost, 18> = Vec::new();
+    parts.resize_default(scales + 2).expect("at most 16 scales");
+
+    clock.lap();
+    loop {
+        let stage = generator.stage();
+        let done = match generator.step()? {
+            Step::Working(_) => false,
+            Step::Scale(scale) => {
+                display.preview += scale.preview().count();
+                false
+            }
+            Step::Rows(rows) => {
+                display.write(rows.y, rows.rgb);
+                false
+            }
+            Step::Done => true,
+        };
+        let ticks = clock.lap();
+        watchdog.feed(clock.instructions(ticks));
+        let cost = &mut parts[part(stage, scales)];
+        cost.ticks += ticks;
+        cost.macs += stage.macs(&model.shape, &plan.tier);
+        if done {
+            break;
+        }
+    }
+    assert!(HEAP.used() == heap, "the library allocated");
+    let (rows, crc) = display.finish();
+    assert!(rows == height, "every row was shown");
+
+    defmt::info!("checksum {=str} {=u32:#010x}", BOARD, crc);
+    defmt::info!("arena = {=usize}", plan.bytes());
+    defmt::info!("statics = {=usize}", measure::statics() - size_of::<Arena>());
+    defmt::info!("heap = {=usize}", heap);
+    defmt::info!("model = {=usize}", model.file_bytes());
+    defmt::info!("watchdog_fed = {=u32}", watchdog.fed);
+    defmt::info!("watchdog_longest = {=u64}", watchdog.longest);
+    for (i, cost) in parts.iter().enumerate() {
+        let instructions = clock.instructions(cost.ticks);
+        match i {
+            0 => {
+                defmt::info!("condition: {=u64} instructions, {=u64} MACs", instructions, cost.macs)
+            }
+            i if i <= scales => {
+                defmt::info!(
+                    "scale {=usize}: {=u64} instructions, {=u64} MACs",
+                    i - 1,
+                    instructions,
+                    cost.macs
+                );
+            }
+            _ => defmt::info!("decoder: {=u64} instructions, {=u64} MACs", instructions, cost.macs),
+        }
+    }
+    defmt::info!(
+        "image_instructions = {=u64}",
+        clock.instructions(parts.iter().map(|c| c.ticks).sum())
+    );
+    defmt::info!("image_macs = {=u64}", plan.total_macs());
+    let (used, room) = measure::stack();
+    defmt::info!("stack = {=usize}", used);
+    defmt::info!("stack_room = {=usize}", room);
+    Ok(())
+}
+
+#[entry]
+fn main() -> ! {
+    // SAFETY: before the first allocation, once.
+    unsafe {
+        embedded_alloc::init!(HEAP, HEAP_BYTES);
+    }
+    let peripherals = cortex_m::Peripherals::take().expect("taken once");
+    let done = run(ARENA.take(), Clock::start(peripherals.SYST));
+    if let Err(e) = done {
+        defmt::error!("{}", e);
+    }
+    exit(done.is_ok())
+}
+
+fn exit(well: bool) -> ! {
+    debug::exit(if well { debug::EXIT_SUCCESS } else { debug::EXIT_FAILURE });
+    loop {
+        cortex_m::asm::wfi();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    if let Some(at) = info.location() {
+        defmt::error!("panicked at {=str}:{=u32}", at.file(), at.line());
+    }
+    exit(false)
+}
+
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    defmt::error!("hard fault at {=u32:#010x}", frame.pc());
+    exit(false)
+}
