@@ -21,7 +21,7 @@ use embedded_alloc::LlffHeap as Heap;
 use heapless::Vec;
 use measure::Clock;
 use static_cell::ConstStaticCell;
-use varmint_core::ops::{Packed, Taps};
+
 use varmint_core::{Error, Generator, Host, Model, Ops, Plan, Request, Stage, Step, include_model};
 use varmint_cpu::{Cpu, Isa};
 
@@ -45,7 +45,7 @@ const HEAP_BYTES: usize = 1024;
 static HEAP: Heap = Heap::empty();
 
 /// Between two feeds of the watchdog: 20 ms at 200 million instructions a second.
-const WATCHDOG_INSTRUCTIONS: u64 = 4_000_000;
+const WATCHDOG_INSTRUCTIONS: u64 = 400_000_000;
 
 unsafe extern "C" {
     // Of the board's linker script: the value is the address.
