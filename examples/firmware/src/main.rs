@@ -22,22 +22,35 @@ use heapless::Vec;
 use measure::Clock;
 use static_cell::ConstStaticCell;
 
-use varmint_core::{Error, Generator, Host, Model, Ops, Plan, Request, Stage, Step, include_model};
+use varmint_core::file::Container;
+use varmint_core::{
+    Error, Generator, Host, Model, Ops, Plan, Request, Shape, Stage, Step, include_model,
+};
 use varmint_cpu::{Cpu, Isa};
 
-/// The model that the device is made for. Only the compiler reads it, to plan; what runs lies in a slot.
-const PLAN: Plan = match Plan::of_file(include_model!("../../../fixtures/emoji-micro.vmt"), 1) {
-    Ok(plan) => plan,
+/// The model that the device is made for. Only the compiler reads it, to plan; what runs lies in a slot, and may be a
+/// later release of the same shapes.
+const MADE_FOR: &[u8] = include_model!("../../../fixtures/emoji-micro.vmt");
+static SHAPE: Shape = match Container::parse(MADE_FOR) {
+    Ok(file) => match file.shape() {
+        Ok(shape) => shape,
+        Err(_) => panic!("the model's shapes are not valid"),
+    },
     Err(_) => panic!("the model's header is not valid"),
 };
+static PLAN: Plan = match Plan::of_file(MADE_FOR, 1) {
+    Ok(plan) => plan,
+    Err(_) => panic!("the model's tier is not valid"),
+};
+const ARENA_BYTES: usize = PLAN.bytes();
 const TIER: &str = "fast";
 const CLASS: &str = "red heart";
 const SEED: u64 = 1;
 const BOARD: &str = env!("BOARD");
 
 #[repr(align(16))]
-struct Arena([u8; PLAN.bytes()]);
-static ARENA: ConstStaticCell<Arena> = ConstStaticCell::new(Arena([0; PLAN.bytes()]));
+struct Arena([u8; ARENA_BYTES]);
+static ARENA: ConstStaticCell<Arena> = ConstStaticCell::new(Arena([0; ARENA_BYTES]));
 
 /// The application's.
 const HEAP_BYTES: usize = 1024;
@@ -93,13 +106,13 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         SEED
     );
 
-    // A model may run if it has the tier and the tier fits the arena.
-    let plan = |model: &Model<'_>| match Plan::new(&model.shape, &model.tier(TIER)?)? {
-        plan if plan.bytes() <= PLAN.bytes() => Ok(plan),
-        plan => Err(Error::ArenaTooSmall { need: plan.bytes(), got: PLAN.bytes() }),
+    // A model may run if the plan is its PLAN.
+    let accept = |model: &Model<'_>| match model.tier(TIER)? {
+        tier if model.shape == SHAPE && tier == PLAN.tier => Ok(()),
+        _ => Err(Error::PlanMismatch),
     };
     clock.lap();
-    let choice = match varmint_slots::choose(slots(), |model| plan(model).map(drop)) {
+    let choice = match varmint_slots::choose(slots(), accept) {
         Ok(choice) => choice,
         Err([a, b]) => {
             defmt::error!("slot A: {}; slot B: {}", a, b);
@@ -118,15 +131,14 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
     defmt::info!("sequence = {=u32}", model.sequence);
     defmt::info!("check_instructions = {=u64}", start);
 
-    let plan = plan(&model)?;
     // The application's own memory: the title of the picture.
     let title = String::from(CLASS);
     let heap = HEAP.used();
     let mut request = Request::new(&model);
     request.labels[0] = model.find_label(0, &title).map(|row| row as u32);
     request.seed = SEED;
-    let host = Host::new(cpu, &mut arena.0, &plan)?;
-    let mut generator = Generator::new(&model, &plan, host, request)?;
+    let host = Host::new(cpu, &mut arena.0, &PLAN)?;
+    let mut generator = Generator::new(&model, &PLAN, host, request)?;
     let (height, width) = generator.size();
     let mut display = Display::new(width);
     let mut watchdog = Watchdog::new(WATCHDOG_INSTRUCTIONS);
@@ -153,7 +165,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         watchdog.feed(clock.instructions(ticks));
         let cost = &mut parts[part(stage, scales)];
         cost.ticks += ticks;
-        cost.macs += stage.macs(&model.shape, &plan.tier);
+        cost.macs += stage.macs(&model.shape, &PLAN.tier);
         if done {
             break;
         }
@@ -163,7 +175,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
     assert!(rows == height, "every row was shown");
 
     defmt::info!("checksum {=str} {=u32:#010x}", BOARD, crc);
-    defmt::info!("arena = {=usize}", plan.bytes());
+    defmt::info!("arena = {=usize}", PLAN.bytes());
     defmt::info!("statics = {=usize}", measure::statics() - size_of::<Arena>());
     defmt::info!("heap = {=usize}", heap);
     defmt::info!("model = {=usize}", model.file_bytes());
@@ -190,7 +202,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         "image_instructions = {=u64}",
         clock.instructions(parts.iter().map(|c| c.ticks).sum())
     );
-    defmt::info!("image_macs = {=u64}", plan.total_macs());
+    defmt::info!("image_macs = {=u64}", PLAN.total_macs());
     let (used, room) = measure::stack();
     defmt::info!("stack = {=usize}", used);
     defmt::info!("stack_room = {=usize}", room);
