@@ -1,0 +1,1 @@
+use varmint_core::Ops; pub fn everything(_: impl Ops) {}
