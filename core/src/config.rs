@@ -8,7 +8,7 @@
 //!   └─ Decoder (1..=4)  latent -> pixels
 //! ```
 
-use crate::bytes::{u8_at, u16_at, u32_at};
+use crate::bytes::{div, u8_at, u16_at, u32_at};
 use crate::error::{Error, Fault};
 
 /// Scales that a schedule may have.
@@ -339,7 +339,7 @@ impl Trunk {
 
     /// Channels per head.
     pub const fn head_dim(&self) -> usize {
-        self.width as usize / self.heads as usize
+        div(self.width as usize, self.heads as usize)
     }
 
     #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]

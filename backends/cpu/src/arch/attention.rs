@@ -46,7 +46,7 @@ pub(crate) unsafe fn attend_i8(
     if !shaped || q.len() != out.len() || !q.len().is_multiple_of(dim) {
         return None;
     }
-    let n_heads = width / dim;
+    let n_heads = (width / dim).max(1);
     for (kv, n) in kv {
         let Kv::I8 { k, v, ks, vs } = kv else { return None };
         let (values, scales) = (n.checked_mul(width)?, n.checked_mul(n_heads)?);
