@@ -8,7 +8,7 @@
 //! A block runs over tiles of tokens: first keys and values of all tiles, then, tile by tile, queries,
 //! attention and the feed-forward part. Only the residual stream has the size of a scale.
 
-use crate::bytes::{div, part, part_mut, pieces, pieces_mut, up};
+use crate::bytes::up;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::host::{CopyChecked, Host, Job, linear, nums, split};
@@ -18,6 +18,7 @@ use crate::model::{Ada, Linear};
 use crate::num::silu;
 use crate::ops::{Ops, Scratch};
 use crate::plan::{ARENA_ALIGN, Buf};
+use crate::slices::{div, part, part_mut, pieces, pieces_mut};
 use crate::stage::{HEAD_TILE, Tile};
 use crate::tier::Store;
 use bytemuck::try_cast_slice_mut;

@@ -11,12 +11,13 @@
 
 use half::f16;
 
-use crate::bytes::{part, part_mut, up};
+use crate::bytes::up;
 use crate::config::{Config, Shape, Trunk};
 use crate::error::Error;
 use crate::host::{CopyChecked, Job, nums, nums_ref, split};
 use crate::ops::{Kv, Ops};
 use crate::plan::{ARENA_ALIGN, Buf};
+use crate::slices::{part, part_mut};
 use crate::stage::Tile;
 use crate::tier::{Store, Tier};
 

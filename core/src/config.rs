@@ -8,8 +8,9 @@
 //!   └─ Decoder (1..=4)  latent -> pixels
 //! ```
 
-use crate::bytes::{div, u8_at, u16_at, u32_at};
+use crate::bytes::{u8_at, u16_at, u32_at};
 use crate::error::{Error, Fault};
+use crate::slices::div;
 
 /// Scales that a schedule may have.
 pub const MAX_SCALES: usize = 16;

@@ -4,7 +4,6 @@
 //! and quantized into the strip buffer and never exist as a map. Maps, their statistics and the group
 //! norm are in `maps`.
 
-use crate::bytes::{div, part, part_mut, pieces_mut};
 use crate::error::Error;
 use crate::host::{Host, Job, linear, nums, nums_ref, split};
 use crate::lifetimes::level_maps;
@@ -14,6 +13,7 @@ use crate::num::{rsqrt, up4};
 use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Strip, Taps};
 use crate::plan::Buf;
 use crate::scalar::{pixel, row_scale};
+use crate::slices::{div, part, part_mut, pieces_mut};
 use crate::stage::{Pass, map_size, out_size};
 use crate::tensor::{Data, Layer};
 use crate::tier::Store;

@@ -3,12 +3,12 @@
 //! A plain state machine. Progress, preview, cancel and a fed watchdog all fall out of [`Generator::step`]:
 //! stop calling it and the image waits; drop the generator and it is cancelled.
 
-use crate::bytes::{part, pieces};
 use crate::error::Error;
 use crate::host::{Backend, Job};
 use crate::model::Model;
 use crate::plan::{Buf, Plan};
 use crate::request::Request;
+use crate::slices::{part, pieces};
 use crate::stage::{Pass, Stage};
 use crate::tensor::Layer;
 

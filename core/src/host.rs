@@ -4,13 +4,13 @@
 //! [`Ops`] on disjoint slices of one byte slice. The stages themselves are in `block`, `latent`,
 //! `sample` and `decode`.
 
-use crate::bytes::{pieces, pieces_mut};
 use crate::error::Error;
 use crate::model::{Linear, Model};
 use crate::num::{up4, up32};
 use crate::ops::{Ops, Packed, Packed4, Taps};
 use crate::plan::{ARENA_ALIGN, Buf, Plan};
 use crate::request::Request;
+use crate::slices::{pieces, pieces_mut};
 use crate::stage::Stage;
 use crate::tensor::Data;
 

@@ -8,7 +8,6 @@
 //! ```
 //! Protected are the grid's tokens themselves; for wide heads the first scales and the whole current one.
 
-use crate::bytes::{div, part, part_mut, pieces, place};
 use crate::cache::{Cache, Slab};
 use crate::config::Scale;
 use crate::error::Error;
@@ -17,6 +16,7 @@ use crate::num::sum8;
 use crate::ops::{Kv, Ops};
 use crate::plan::Buf;
 use crate::scalar::softmax;
+use crate::slices::{div, part, part_mut, pieces, place};
 use crate::stage::Tile;
 
 /// Whether token `i` of a map stands on a grid of `side` x `side` tokens: the centres of equal cells.

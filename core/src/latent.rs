@@ -5,12 +5,13 @@
 //! next   = area(f_hat -> size of the next scale)
 //! ```
 
-use crate::bytes::{div, part, part_mut, pieces_mut, place, up};
+use crate::bytes::up;
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
 use crate::lifetimes::{next_place, second_row};
 use crate::ops::{Ops, Taps};
 use crate::plan::{ARENA_ALIGN, Buf};
+use crate::slices::{div, part, part_mut, pieces_mut, place};
 use crate::tensor::Data;
 
 /// The four bicubic weights (a = -0.75) at distance `t` in 0..1 from the second tap.

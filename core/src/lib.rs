@@ -3,7 +3,7 @@
 //! `no_std`, no `alloc`, no `unsafe`, no panic. Data flows one way; a module uses only those above it:
 //!
 //! ```text
-//! error, num, rng, order          what can go wrong; float functions of fixed order; Philox; a sort
+//! error, slices, num, rng, order  what can go wrong; slices without panics; float functions of fixed order; Philox; a sort
 //! bytes, config, file, embed      the container and the shapes in it
 //! tier, tensor, model             choices, weights, the checked file
 //! stage, plan                     the order of work; lifetimes -> offsets, known before a run
@@ -50,6 +50,7 @@ mod request;
 pub mod rng;
 pub mod sample;
 pub mod scalar;
+pub mod slices;
 pub mod stage;
 pub mod tensor;
 pub mod tier;

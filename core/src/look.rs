@@ -1,12 +1,12 @@
 //! Attention of a tile over the caches of its block: class of heads by class, over all that is cached and the
 //! own scale, or over a neighbourhood.
 
-use crate::bytes::{div, part, part_mut, pieces, pieces_mut, place};
 use crate::cache::{Cache, Slab};
 use crate::error::Error;
 use crate::host::{CopyChecked, Job};
 use crate::keep::{neighbourhood, observe};
 use crate::ops::{Heads, Ops, Scratch};
+use crate::slices::{div, part, part_mut, pieces, pieces_mut, place};
 use crate::stage::Tile;
 
 /// Where attention of a tile works.

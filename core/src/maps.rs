@@ -6,13 +6,13 @@
 
 use half::f16;
 
-use crate::bytes::{div, part, part_mut};
 use crate::config::groups;
 use crate::error::Error;
 use crate::host::{nums, nums_ref};
 use crate::num::{rsqrt, silu};
 use crate::ops::Ops;
 use crate::plan::STATS;
+use crate::slices::{div, part, part_mut};
 use crate::tier::Store;
 
 /// Rows of [`Buf::Stats`], `c_max` values each.

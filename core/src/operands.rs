@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::bytes::pieces_mut;
+use crate::slices::pieces_mut;
 
 /// Inputs of a matrix product: row `m` is `segs` runs of `seg_len` values, the first at
 /// `m * stride`, each `seg_stride` after the one before.

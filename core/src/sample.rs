@@ -7,7 +7,6 @@
 //! ```
 //! The last line draws from the softmax of the kept logits.
 
-use crate::bytes::{part, part_mut, pieces};
 use crate::config::Sampling;
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
@@ -16,6 +15,7 @@ use crate::ops::Ops;
 use crate::order::{kth_largest, sort, to_front};
 use crate::plan::Buf;
 use crate::rng::TokenRng;
+use crate::slices::{part, part_mut, pieces};
 use crate::stage::HEAD_TILE;
 
 impl<O: Ops> Host<'_, O> {

@@ -5,12 +5,12 @@
 
 use half::f16;
 
-use crate::bytes::{part, part_mut, pieces, pieces_mut};
 use crate::num::{
     GROUP4, abs_max, dot, dot_into, exp, gelu as gelu1, map_sum, round, rsqrt, silu as silu1, sum,
     tree,
 };
 use crate::operands::{Heads, Kv, Packed, Packed4, Scratch, Taps};
+use crate::slices::{part, part_mut, pieces, pieces_mut};
 
 /// Layer norm without affine, then `* gain + shift`. Two passes: mean, then variance about it.
 #[inline(always)]
