@@ -68,11 +68,17 @@ impl<'a, T> Iterator for PiecesMut<'a, T> {
 /// `a / b`; `a` where `b` is 0.
 #[inline(always)]
 pub const fn div(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { a / b }
+    match a.checked_div(b) {
+        Some(q) => q,
+        None => a,
+    }
 }
 
 /// Row and column of item `i` in rows of `w`; all in one column where `w` is 0.
 #[inline(always)]
 pub const fn place(i: usize, w: usize) -> (usize, usize) {
-    if w == 0 { (i, 0) } else { (i / w, i % w) }
+    match (i.checked_div(w), i.checked_rem(w)) {
+        (Some(row), Some(column)) => (row, column),
+        _ => (i, 0),
+    }
 }
