@@ -3,12 +3,12 @@
 //! A plain state machine. Progress, preview, cancel and a fed watchdog all fall out of [`Generator::step`]:
 //! stop calling it and the image waits; drop the generator and it is cancelled.
 
-use crate::bytes::part;
 use crate::error::Error;
 use crate::host::{Backend, Job};
 use crate::model::Model;
 use crate::plan::{Buf, Plan};
 use crate::request::Request;
+use crate::slices::{part, pieces};
 use crate::stage::{Pass, Stage};
 use crate::tensor::Layer;
 
@@ -54,7 +54,7 @@ impl ScaleView<'_> {
     /// to RGB. Costs nothing unless it is asked for.
     pub fn preview(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
         let z = self.weight.len() / 3;
-        self.latent.chunks_exact(z.max(1)).map(move |f| {
+        pieces(self.latent, z).map(move |f| {
             let mut i = 0;
             [(); 3].map(|()| {
                 let dot =
