@@ -1,22 +1,21 @@
 //! What stands in for the devices of a board.
 
-use crc::{CRC_32_ISO_HDLC, Crc, Digest, Table};
+use crc::{CRC_32_ISO_HDLC, Crc, Digest, NoTable};
 
-const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+/// Without a table: a kilobyte less of flash, and a picture has few bytes.
+static CRC: Crc<u32, NoTable> = Crc::<u32, NoTable>::new(&CRC_32_ISO_HDLC);
 
 /// A display that takes rows of pixels and keeps none of them: the checksum says what it showed.
 pub(crate) struct Display {
     width: usize,
     rows: usize,
-    /// Pixels of previews, in all.
-    pub(crate) preview: usize,
-    shown: Digest<'static, u32, Table<1>>,
+    preview: usize,
+    shown: Digest<'static, u32, NoTable>,
 }
 
 impl Display {
     pub(crate) fn new(width: usize) -> Self {
-        static CRC_TABLE: Crc<u32> = CRC;
-        Self { width, rows: 0, preview: 0, shown: CRC_TABLE.digest() }
+        Self { width, rows: 0, preview: 0, shown: CRC.digest() }
     }
 
     /// Rows from `y` on; they come in order.
@@ -26,9 +25,14 @@ impl Display {
         self.shown.update(rgb);
     }
 
-    /// Rows that were shown, and CRC-32 (ISO-HDLC) of their bytes.
-    pub(crate) fn finish(self) -> (usize, u32) {
-        (self.rows, self.shown.finalize())
+    /// A small picture, while the image is being made.
+    pub(crate) fn preview(&mut self, pixels: impl Iterator<Item = [u8; 3]>) {
+        self.preview += pixels.count();
+    }
+
+    /// Rows and pixels of previews that were shown, and CRC-32 (ISO-HDLC) of the rows' bytes.
+    pub(crate) fn finish(self) -> (usize, usize, u32) {
+        (self.rows, self.preview, self.shown.finalize())
     }
 }
 

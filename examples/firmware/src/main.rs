@@ -23,6 +23,7 @@ use measure::Clock;
 use static_cell::ConstStaticCell;
 
 use varmint_core::file::Container;
+use varmint_core::ops::{Packed, Taps};
 use varmint_core::{
     Error, Generator, Host, Model, Ops, Plan, Request, Shape, Stage, Step, include_model,
 };
@@ -58,7 +59,7 @@ const HEAP_BYTES: usize = 1024;
 static HEAP: Heap = Heap::empty();
 
 /// Between two feeds of the watchdog: 20 ms at 200 million instructions a second.
-const WATCHDOG_INSTRUCTIONS: u64 = 400_000_000;
+const WATCHDOG_INSTRUCTIONS: u64 = 4_000_000;
 
 unsafe extern "C" {
     // Of the board's linker script: the value is the address.
@@ -92,6 +93,23 @@ fn part(stage: Stage, scales: usize) -> usize {
 struct Cost {
     ticks: u64,
     macs: u64,
+}
+
+/// A product of 8 bits alone, as the feed-forward part of a block has it for a tile of 4 tokens. `ram` and `flash`
+/// hold any numbers: what it costs does not depend on them.
+fn product(cpu: Cpu, ram: &mut [u8], flash: &[u8], clock: &mut Clock) -> Option<Cost> {
+    let (rows, k, n) = (4, 128, 512);
+    let (x, ram) = ram.split_at_mut_checked(rows * k)?;
+    let (scale, ram) = ram.split_at_mut_checked(4 * n)?;
+    let (bias, out) = ram.split_at_mut_checked(4 * n)?;
+    let x = bytemuck::try_cast_slice(x).ok()?;
+    let scale = bytemuck::try_cast_slice(scale).ok()?;
+    let w = bytemuck::try_cast_slice(flash.get(..k * n)?).ok()?;
+    let w = Packed { w, scale, bias: bytemuck::try_cast_slice(bias).ok()? };
+    let out = bytemuck::try_cast_slice_mut(out.get_mut(..4 * rows * n)?).ok()?;
+    clock.lap();
+    cpu.gemm_i8(Taps::matrix(x, rows, k), &[1.0], w, out);
+    Some(Cost { ticks: clock.lap(), macs: (rows * k * n) as u64 })
 }
 
 fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
@@ -152,7 +170,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         let done = match generator.step()? {
             Step::Working(_) => false,
             Step::Scale(scale) => {
-                display.preview += scale.preview().count();
+                display.preview(scale.preview());
                 false
             }
             Step::Rows(rows) => {
@@ -171,7 +189,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         }
     }
     assert!(HEAP.used() == heap, "the library allocated");
-    let (rows, crc) = display.finish();
+    let (rows, preview, crc) = display.finish();
     assert!(rows == height, "every row was shown");
 
     defmt::info!("checksum {=str} {=u32:#010x}", BOARD, crc);
@@ -179,6 +197,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
     defmt::info!("statics = {=usize}", measure::statics() - size_of::<Arena>());
     defmt::info!("heap = {=usize}", heap);
     defmt::info!("model = {=usize}", model.file_bytes());
+    defmt::info!("preview_pixels = {=usize}", preview);
     defmt::info!("watchdog_fed = {=u32}", watchdog.fed);
     defmt::info!("watchdog_longest = {=u64}", watchdog.longest);
     for (i, cost) in parts.iter().enumerate() {
@@ -203,6 +222,10 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         clock.instructions(parts.iter().map(|c| c.ticks).sum())
     );
     defmt::info!("image_macs = {=u64}", PLAN.total_macs());
+    let slot = slots()[choice.slot];
+    let alone = product(cpu, &mut arena.0, slot, &mut clock).expect("it fits the arena");
+    defmt::info!("product_instructions = {=u64}", clock.instructions(alone.ticks));
+    defmt::info!("product_macs = {=u64}", alone.macs);
     let (used, room) = measure::stack();
     defmt::info!("stack = {=usize}", used);
     defmt::info!("stack_room = {=usize}", room);

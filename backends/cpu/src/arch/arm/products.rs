@@ -72,6 +72,9 @@ pub(crate) fn gemm<T: Input>(
 /// The rows are inside the product.
 unsafe fn block<T: Input>(p: &Product<'_, T>, m: usize) {
     let mut wide = [const { MaybeUninit::<Inputs>::uninit() }; STEPS];
+    let row_scales: [f32; ROWS] = core::array::from_fn(|i| p.row_scale(m + i));
+    // SAFETY: the caller vouches for the rows; a product has a channel.
+    let outs: [*mut f32; ROWS] = core::array::from_fn(|i| unsafe { p.out(m + i, 0) });
     let (mut s, mut step) = (0, 0);
     let (mut done, all) = (0, p.segs() * p.seg_steps());
     while done < all {
@@ -89,18 +92,21 @@ unsafe fn block<T: Input>(p: &Product<'_, T>, m: usize) {
             // inputs were written. Row `m + i` and channel `n` are inside the product; its outputs are sums until
             // the last steps.
             unsafe {
-                let sums = core::array::from_fn::<_, ROWS, _>(|i| p.out(m + i, n).cast::<i32>());
-                let acc = if done == 0 { [0; ROWS] } else { sums.map(|sum| sum.read()) };
+                let out = outs.map(|out| out.add(n));
+                let acc = match done {
+                    0 => [0; ROWS],
+                    _ => out.map(|out| out.cast::<i32>().read()),
+                };
                 let w = p.weights(n / 8, 0, done).add(4 * (n % 8));
                 let acc = four_rows(w, wide.as_ptr().cast(), steps, acc);
                 if done + steps < all {
-                    for (sum, acc) in sums.iter().zip(acc) {
-                        sum.write(acc);
+                    for (out, acc) in out.iter().zip(acc) {
+                        out.cast::<i32>().write(acc);
                     }
                 } else {
                     let (scale, bias) = (p.scale(n).read(), p.bias(n).read());
-                    for (i, acc) in acc.into_iter().enumerate() {
-                        p.out(m + i, n).write(acc as f32 * (p.row_scale(m + i) * scale) + bias);
+                    for ((out, acc), row_scale) in out.iter().zip(acc).zip(row_scales) {
+                        out.write(acc as f32 * (row_scale * scale) + bias);
                     }
                 }
             }
