@@ -36,9 +36,9 @@ pub(crate) fn smlad(a: u32, b: u32, sum: i32) -> i32 {
     out
 }
 
-/// Adds `steps` steps of four products to the sums of four rows: the weights of one channel, one word for every 32
-/// bytes, times the inputs. 15 instructions for 16 products, and two every fourth step: written out, so that this does not depend on how the
-/// program around it is optimised.
+/// Adds `steps` steps of four products to the sums of four rows: the weights of one channel, one word for
+/// every 32 bytes, times the inputs. 15 instructions for 16 products, and two every fourth step: written
+/// out, so that this does not depend on how the program around it is optimised.
 ///
 /// # Safety
 /// `weights` points at `steps` groups of 32 bytes (of which it reads the first four), `inputs` at as many inputs.
