@@ -56,7 +56,6 @@ fn build(board: &Board) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--release", "-p", "varmint-firmware", "--target", board.target])
-        .args(["--config", &format!("env.BOARD={:?}", board.name)])
         .current_dir(&firmware)
         .env("BOARD", board.name)
         .status()?;
