@@ -3,8 +3,6 @@
 
 mod attention;
 mod dsp;
-#[cfg(target_abi = "eabihf")]
-mod half_floats;
 mod products;
 
 use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
@@ -17,14 +15,4 @@ pub(super) struct Dsp;
 
 impl Ops for Dsp {
     by_hand!("cpu (dsp)", products::gemm, products::gemm, (attention::dots, attention::weigh));
-
-    #[cfg(target_abi = "eabihf")]
-    fn widen_f16(&self, x: &[half::f16], out: &mut [f32]) {
-        half_floats::widen(x, out);
-    }
-
-    #[cfg(target_abi = "eabihf")]
-    fn narrow_f16(&self, x: &mut [f32], out: &mut [half::f16]) {
-        half_floats::narrow(x, out);
-    }
 }
