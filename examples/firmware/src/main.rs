@@ -124,7 +124,7 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         SEED
     );
 
-    // A model may run if the plan is its PLAN.
+    // A model may run if the plan was made for its shapes.
     let accept = |model: &Model<'_>| match model.tier(TIER)? {
         tier if model.shape == SHAPE && tier == PLAN.tier => Ok(()),
         _ => Err(Error::PlanMismatch),
@@ -137,23 +137,23 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
             return Err(a);
         }
     };
-    let start = {
-        let ticks = clock.lap();
-        clock.instructions(ticks)
-    };
+    let checked = clock.lap();
     let model = choice.model;
     if let Some(why) = choice.refused {
         defmt::warn!("slot {=usize} is newer and was refused: {}", choice.spare(), why);
     }
     defmt::info!("slot = {=usize}", choice.slot);
     defmt::info!("sequence = {=u32}", model.sequence);
-    defmt::info!("check_instructions = {=u64}", start);
+    defmt::info!("check_instructions = {=u64}", clock.instructions(checked));
 
     // The application's own memory: the title of the picture.
     let title = String::from(CLASS);
     let heap = HEAP.used();
     let mut request = Request::new(&model);
-    request.labels[0] = model.find_label(0, &title).map(|row| row as u32);
+    let rows = SHAPE.config.table(0).rows;
+    let class = model.find_label(0, &title);
+    let class = class.ok_or(Error::UnknownLabel { table: 0, row: rows, rows })?;
+    request.labels[0] = Some(class as u32);
     request.seed = SEED;
     let host = Host::new(cpu, &mut arena.0, &PLAN)?;
     let mut generator = Generator::new(&model, &PLAN, host, request)?;
