@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|aarch64|wasm|cortex_m|c|web|train|pictures|all]
+# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|aarch64|wasm|cortex_m|firmware|c|web|train|pictures|all]
 # Needs Rust; `fuzz` installs cargo-fuzz and needs a C++ compiler; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -119,6 +119,22 @@ web() { # the page, in a headless browser: the edge picture from both modules
     "$out/venv/bin/python" examples/web/drive.py "$out/site" --screenshot "$out/web.png"
 }
 
+firmware() { # the example for microcontrollers: pictures, memory and instructions on emulated boards
+    bash ci/setup-cross.sh
+    local out=${CARGO_TARGET_DIR:-$PWD/target/firmware} target
+    (
+        cd examples/firmware
+        export CARGO_TARGET_DIR=$out
+        cargo fmt --all --check
+        cargo test -p varmint-slots
+        for target in thumbv7em-none-eabihf thumbv8m.main-none-eabihf; do
+            cargo +cross clippy --release -p varmint-firmware --target "$target" -- -D warnings
+        done
+        cargo +cross clippy -p varmint-slots -p varmint-firmware-check --all-targets -- -D warnings
+        cargo +cross run -p varmint-firmware-check
+    )
+}
+
 train() { # the PyTorch side against the same goldens
     local venv=${VARMINT_VENV:-target/venv}
     [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r train/requirements.txt; }
@@ -147,6 +163,7 @@ all() {
     cortex_m
     c
     web
+    firmware
     train
 }
 

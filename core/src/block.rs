@@ -8,7 +8,7 @@
 //! A block runs over tiles of tokens: first keys and values of all tiles, then, tile by tile, queries,
 //! attention and the feed-forward part. Only the residual stream has the size of a scale.
 
-use crate::bytes::{part, part_mut, up};
+use crate::bytes::up;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::host::{CopyChecked, Host, Job, linear, nums, split};
@@ -18,6 +18,7 @@ use crate::model::{Ada, Linear};
 use crate::num::silu;
 use crate::ops::{Ops, Scratch};
 use crate::plan::{ARENA_ALIGN, Buf};
+use crate::slices::{div, part, part_mut, pieces, pieces_mut};
 use crate::stage::{HEAD_TILE, Tile};
 use crate::tier::Store;
 use bytemuck::try_cast_slice_mut;
@@ -43,7 +44,7 @@ fn tile_tokens(job: &Job<'_>, t: Tile) -> Result<usize, Error> {
 fn norm<O: Ops>(ops: &O, x: &[f32], mods: &[f32], which: usize, u: &mut [f32]) {
     let w = mods.len() / 6;
     let (gain, shift) = (part(mods, (2 + which) * w, w), part(mods, (4 + which) * w, w));
-    for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
+    for (u, x) in pieces_mut(u, w).zip(pieces(x, w)) {
         ops.layer_norm(x, gain, shift, u);
     }
 }
@@ -66,7 +67,7 @@ impl<O: Ops> Host<'_, O> {
             tokens.fill(0);
         }
         let rows = job.plan.tier.rows_of(trunk, 0);
-        for (row, cond) in nums::<f32>(cond)?.chunks_exact_mut(w).take(rows).enumerate() {
+        for (row, cond) in pieces_mut(nums::<f32>(cond)?, w).take(rows).enumerate() {
             cond.fill(0.0);
             for t in 0..c.n_tables() {
                 let none = c.table(t).rows as usize - 1;
@@ -174,23 +175,22 @@ impl<O: Ops> Host<'_, O> {
         let (x, mods) = (nums::<f32>(x)?, nums::<f32>(mods)?);
         let (u, rest) = split(nums::<f32>(work)?, m * w)?;
         let out = rest.get_mut(..2 * m * w).ok_or(Error::PlanMismatch)?;
-        let lots = tiles.clone().zip(mods.chunks_exact(6 * w)).zip(u.chunks_exact_mut(n * w));
+        let lots = tiles.clone().zip(pieces(mods, 6 * w)).zip(pieces_mut(u, n * w));
         for ((t, mods), u) in lots {
             norm(&self.ops, x_rows(x, job, t, n)?, mods, 0, u);
         }
         let qkv = job.model.block(t.trunk, t.block).qkv;
         let lin = Linear { w: qkv.w.rows_from(w, 2 * w), bias: part(qkv.bias, w, 2 * w) };
         linear(&self.ops, u, m, &lin, rows, nums(scale)?, out)?;
-        let room = now.len() / tiles.len();
-        let lots =
-            tiles.zip(now.chunks_exact_mut(room.max(1))).zip(out.chunks_exact_mut(n * 2 * w));
+        let room = div(now.len(), tiles.len());
+        let lots = tiles.zip(pieces_mut(now, room)).zip(pieces_mut(out, n * 2 * w));
         for ((t, now), out) in lots {
             let cache = Cache::of(&job.model.shape, job.plan.layout(), t);
             let past = if t.row == first { &mut *kv } else { &mut *kv_null };
-            for (i, kv_row) in out.chunks_exact_mut(2 * w).enumerate() {
+            for (i, kv_row) in pieces_mut(out, 2 * w).enumerate() {
                 let (k, v) = split(kv_row, w)?;
                 if trunk.l2_norm {
-                    for head in k.chunks_exact_mut(trunk.head_dim()) {
+                    for head in pieces_mut(k, trunk.head_dim()) {
                         self.ops.normalize_heads(head, trunk.head_dim(), &[1.0]);
                     }
                 }
@@ -236,22 +236,22 @@ impl<O: Ops> Host<'_, O> {
             self.arena.take(job.plan, bufs)?;
         let (x, mods, scale) = (nums::<f32>(x)?, nums::<f32>(mods)?, nums::<f32>(scale)?);
         let (u, rest) = split(nums::<f32>(work)?, m * w)?;
-        let lots = || tiles.clone().zip(mods.chunks_exact(6 * w));
+        let lots = || tiles.clone().zip(pieces(mods, 6 * w));
         {
             let (q, rest) = split(rest, m * w)?;
             let (o, spare) = split(rest, m * w)?;
-            for ((t, mods), u) in lots().zip(u.chunks_exact_mut(n * w)) {
+            for ((t, mods), u) in lots().zip(pieces_mut(u, n * w)) {
                 norm(&self.ops, x_rows(x, job, t, n)?, mods, 0, u);
             }
             let qkv = weights.qkv;
             let lin = Linear { w: qkv.w.rows_from(0, w), bias: part(qkv.bias, 0, w) };
             linear(&self.ops, u, m, &lin, rows, scale, q)?;
-            for q in q.chunks_exact_mut(w) {
+            for q in pieces_mut(q, w) {
                 if trunk.l2_norm {
                     self.ops.normalize_heads(q, dim, weights.query_scale);
                     continue;
                 }
-                for (q, &factor) in q.chunks_exact_mut(dim).zip(weights.query_scale) {
+                for (q, &factor) in pieces_mut(q, dim).zip(weights.query_scale) {
                     for v in q {
                         *v *= factor;
                     }
@@ -265,7 +265,7 @@ impl<O: Ops> Host<'_, O> {
             let mut scratch = Scratch { scores: nums(s)?, probs, sums: nums(sums)?, query };
             // The hidden layer's place is free until then, and mostly larger than what was planned.
             let keys = cache.keys();
-            let places = 2 * spare.len() / (3 * keys.max(1)) * keys;
+            let places = div(2 * spare.len(), 3 * keys) * keys;
             if job.plan.tier.cache == Store::I8 && places > tokens {
                 let (s, p) = split(spare, places)?;
                 scratch.scores = s;
@@ -273,7 +273,7 @@ impl<O: Ops> Host<'_, O> {
             }
             let mut look = Look { job, near, scratch };
             let seen = nums::<f32>(seen)?;
-            let (room, seen_room) = (now.len() / tiles.len(), seen.len() / tiles.len());
+            let (room, seen_room) = (div(now.len(), tiles.len()), div(seen.len(), tiles.len()));
             for (i, t) in tiles.clone().enumerate() {
                 let past = if t.row == first { &*kv } else { &*kv_null };
                 let read = (past, part(now, i * room, room));
@@ -282,23 +282,23 @@ impl<O: Ops> Host<'_, O> {
                 look.all(&self.ops, t, read, seen, q, part_mut(u, 0, n * w), o)?;
             }
             linear(&self.ops, o, m, &weights.proj, rows, scale, u)?;
-            for ((t, mods), u) in lots().zip(u.chunks_exact(n * w)) {
+            for ((t, mods), u) in lots().zip(pieces(u, n * w)) {
                 let x = x_rows(x, job, t, n)?;
-                for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
+                for (x, y) in pieces_mut(x, w).zip(pieces(u, w)) {
                     self.ops.add_gated(x, part(mods, 0, w), y);
                 }
             }
         }
         let h = rest.get_mut(..m * hidden).ok_or(Error::PlanMismatch)?;
-        for ((t, mods), u) in lots().zip(u.chunks_exact_mut(n * w)) {
+        for ((t, mods), u) in lots().zip(pieces_mut(u, n * w)) {
             norm(&self.ops, x_rows(x, job, t, n)?, mods, 1, u);
         }
         linear(&self.ops, u, m, &weights.fc1, rows, scale, h)?;
         self.ops.gelu(h);
         linear(&self.ops, h, m, &weights.fc2, rows, scale, u)?;
-        for ((t, mods), u) in lots().zip(u.chunks_exact(n * w)) {
+        for ((t, mods), u) in lots().zip(pieces(u, n * w)) {
             let x = x_rows(x, job, t, n)?;
-            for (x, y) in x.chunks_exact_mut(w).zip(u.chunks_exact(w)) {
+            for (x, y) in pieces_mut(x, w).zip(pieces(u, w)) {
                 self.ops.add_gated(x, part(mods, w, w), y);
             }
         }
@@ -321,7 +321,7 @@ impl<O: Ops> Host<'_, O> {
         for row in 0..job.plan.tier.rows(scale) {
             let x = x_rows(x, job, Tile { trunk, scale, row, block: 0, at }, n)?;
             let ada = part(ada, row * 2 * w, 2 * w);
-            for (u, x) in u.chunks_exact_mut(w).zip(x.chunks_exact(w)) {
+            for (u, x) in pieces_mut(u, w).zip(pieces(x, w)) {
                 self.ops.layer_norm(x, part(ada, 0, w), part(ada, w, w), u);
             }
             let out = part_mut(logits, row * HEAD_TILE * v, n * v);

@@ -53,16 +53,3 @@ pub(crate) const fn u8_at(bytes: &[u8], at: usize) -> u8 {
 pub(crate) const fn up(n: usize, to: usize) -> usize {
     n.saturating_add(to - 1) & !(to - 1)
 }
-
-/// `len` items from `at`; empty past the end. Slots and tensors have checked sizes, so the empty
-/// case is never taken; it is what keeps a defect from becoming a panic.
-#[inline(always)]
-pub(crate) fn part<T>(x: &[T], at: usize, len: usize) -> &[T] {
-    x.get(at..at.saturating_add(len)).unwrap_or(&[])
-}
-
-/// As [`part`], mutable.
-#[inline(always)]
-pub(crate) fn part_mut<T>(x: &mut [T], at: usize, len: usize) -> &mut [T] {
-    x.get_mut(at..at.saturating_add(len)).unwrap_or(&mut [])
-}

@@ -11,12 +11,13 @@
 
 use half::f16;
 
-use crate::bytes::{part, part_mut, up};
+use crate::bytes::up;
 use crate::config::{Config, Shape, Trunk};
 use crate::error::Error;
-use crate::host::{Job, nums, nums_ref, split};
+use crate::host::{CopyChecked, Job, nums, nums_ref, split};
 use crate::ops::{Kv, Ops};
 use crate::plan::{ARENA_ALIGN, Buf};
+use crate::slices::{part, part_mut};
 use crate::stage::Tile;
 use crate::tier::{Store, Tier};
 
@@ -312,8 +313,9 @@ impl Slab {
         let bytes = part_mut(past, self.at, self.of.bytes(self.rows, self.store));
         let (a, b) = (self.spans(self.rows, from, h), self.spans(self.rows, to, h));
         for ((from, len), (to, _)) in a.into_iter().zip(b) {
-            if from.max(to) + len <= bytes.len() {
-                bytes.copy_within(from..from + len, to);
+            // Two places of a head are the same or apart.
+            if let Some((before, rest)) = bytes.split_at_mut_checked(from) {
+                part_mut(before, to, len).copy_from_slice_checked(part(rest, 0, len));
             }
         }
     }

@@ -10,6 +10,7 @@
 
 use crate::bytes::{u8_at, u16_at, u32_at};
 use crate::error::{Error, Fault};
+use crate::slices::div;
 
 /// Scales that a schedule may have.
 pub const MAX_SCALES: usize = 16;
@@ -339,7 +340,7 @@ impl Trunk {
 
     /// Channels per head.
     pub const fn head_dim(&self) -> usize {
-        self.width as usize / self.heads as usize
+        div(self.width as usize, self.heads as usize)
     }
 
     #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]

@@ -4,7 +4,6 @@
 //! and quantized into the strip buffer and never exist as a map. Maps, their statistics and the group
 //! norm are in `maps`.
 
-use crate::bytes::{part, part_mut};
 use crate::error::Error;
 use crate::host::{Host, Job, linear, nums, nums_ref, split};
 use crate::lifetimes::level_maps;
@@ -14,6 +13,7 @@ use crate::num::{rsqrt, up4};
 use crate::ops::{Heads, Kv, Ops, Packed, Scratch, Strip, Taps};
 use crate::plan::Buf;
 use crate::scalar::{pixel, row_scale};
+use crate::slices::{div, part, part_mut, pieces_mut};
 use crate::stage::{Pass, map_size, out_size};
 use crate::tensor::{Data, Layer};
 use crate::tier::Store;
@@ -50,12 +50,12 @@ fn fill<'s, O: Ops, T: bytemuck::Pod + Default>(
     let strip = strip.get_mut(..(n + 2 * pad) * line).ok_or(Error::PlanMismatch)?;
     strip.fill(T::default());
     let row = row.get_mut(..input.map.w * c).ok_or(Error::PlanMismatch)?;
-    for (i, line) in strip.chunks_exact_mut(line).enumerate() {
+    for (i, line) in pieces_mut(strip, line).enumerate() {
         let Some(from) = (y + i).checked_sub(pad) else { continue };
         if from >= input.h * input.up {
             continue;
         }
-        input.map.load(ops, from / input.up, row);
+        input.map.load(ops, div(from, input.up), row);
         if let Some((gain, shift, act)) = input.norm {
             ops.norm_act(row, gain, shift, act);
         }
@@ -63,8 +63,8 @@ fn fill<'s, O: Ops, T: bytemuck::Pod + Default>(
         if input.up == 1 && px == c {
             put(row, line);
         } else {
-            for (x, place) in line.chunks_exact_mut(px).enumerate() {
-                put(part(row, x / input.up * c, c), part_mut(place, 0, c));
+            for (x, place) in pieces_mut(line, px).enumerate() {
+                put(part(row, div(x, input.up) * c, c), part_mut(place, 0, c));
             }
         }
     }
@@ -140,7 +140,7 @@ fn floats(
     if !halo {
         return gemm(Taps::matrix(data, rows * width, channels), out);
     }
-    let n = out.len() / (rows * width).max(1);
+    let n = div(out.len(), rows * width);
     Strip { data, rows, width, channels }.each_row(n, out, gemm);
 }
 
@@ -292,7 +292,7 @@ impl<O: Ops> Host<'_, O> {
         let map = p.map(input, c);
         let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
-        for (i, row) in out.chunks_exact_mut(p.out_w * cout).enumerate() {
+        for (i, row) in pieces_mut(out, p.out_w * cout).enumerate() {
             save(&self.ops, output, p.store, y + i, row)?;
             s.add(&self.ops, stat::MAP, row, cout);
         }
@@ -322,7 +322,7 @@ impl<O: Ops> Host<'_, O> {
         let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
         let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
-        for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
+        for (i, row) in pieces_mut(out, p.w * cout).enumerate() {
             save(&self.ops, hidden, p.store, y + i, row)?;
             s.add(&self.ops, stat::HIDDEN, row, cout);
         }
@@ -370,7 +370,7 @@ impl<O: Ops> Host<'_, O> {
                 out,
             )?;
         }
-        for (i, row) in out.chunks_exact_mut(p.w * cout).enumerate() {
+        for (i, row) in pieces_mut(out, p.w * cout).enumerate() {
             match shortcut {
                 None => {
                     let base = part_mut(rest, 0, p.w * cout);
@@ -410,7 +410,7 @@ impl<O: Ops> Host<'_, O> {
         let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), false));
         let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch: &mut [] }, out)?;
-        for (i, row) in out.chunks_exact_mut(p.w * 3 * c).enumerate() {
+        for (i, row) in pieces_mut(out, p.w * 3 * c).enumerate() {
             save(&self.ops, qkv, p.store, y + i, row)?;
         }
         Ok(())
@@ -445,7 +445,7 @@ impl<O: Ops> Host<'_, O> {
         };
         let heads = Heads { width: 3 * c, dim: c };
         for y in y..y + p.rows(job, y) {
-            for (x, o) in sum.chunks_exact_mut(c).enumerate() {
+            for (x, o) in pieces_mut(sum, c).enumerate() {
                 let q = part_mut(base, 0, c);
                 load_part(&self.ops, &view, y * p.w + x, q);
                 for q in q.iter_mut() {

@@ -5,12 +5,12 @@
 
 use core::fmt;
 
-use crate::bytes::part;
 use crate::error::Error;
 use crate::host::{Backend, Job};
 use crate::model::Model;
 use crate::plan::{Buf, Plan};
 use crate::request::Request;
+use crate::slices::{part, pieces};
 use crate::stage::{Pass, Stage};
 use crate::tensor::Layer;
 
@@ -68,7 +68,7 @@ impl ScaleView<'_> {
         let n = self.size.0 * self.size.1 * z;
         let bytes = self.backend.view(self.plan, Buf::FHat)?;
         let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
-        Ok(latent.chunks_exact(z.max(1)).map(move |f: &[f32]| {
+        Ok(pieces(latent, z).map(move |f: &[f32]| {
             let mut i = 0;
             [(); 3].map(|()| {
                 let dot = part(weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);

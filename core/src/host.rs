@@ -10,6 +10,7 @@ use crate::num::{up4, up32};
 use crate::ops::{Ops, Packed, Packed4, Taps};
 use crate::plan::{ARENA_ALIGN, Buf, Plan};
 use crate::request::Request;
+use crate::slices::{pieces, pieces_mut};
 use crate::stage::Stage;
 use crate::tensor::Data;
 
@@ -167,16 +168,14 @@ pub(crate) fn linear<O: Ops>(
         Data::F16(w) => ops.gemm_f16(Taps::matrix(x, m, k), w, lin.bias, out),
         Data::I8 { w, scale, wide: false } => {
             let q = nums::<i8>(rows)?.get_mut(..m * kp).ok_or(Error::PlanMismatch)?;
-            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut())
-            {
+            for ((q, x), s) in pieces_mut(q, kp).zip(pieces(x, k)).zip(scales.iter_mut()) {
                 *s = ops.quantize_i8(x, q);
             }
             ops.gemm_i8(Taps::matrix(q, m, kp), scales, Packed { w, scale, bias: lin.bias }, out);
         }
         Data::I8 { w, scale, wide: true } => {
             let q = nums::<i16>(rows)?.get_mut(..m * kp).ok_or(Error::PlanMismatch)?;
-            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut())
-            {
+            for ((q, x), s) in pieces_mut(q, kp).zip(pieces(x, k)).zip(scales.iter_mut()) {
                 *s = ops.quantize_i12(x, q);
             }
             ops.gemm_i12(Taps::matrix(q, m, kp), scales, Packed { w, scale, bias: lin.bias }, out);
@@ -184,8 +183,7 @@ pub(crate) fn linear<O: Ops>(
         Data::I4 { w, group, scale } => {
             let kp = up32(k);
             let q = nums::<i8>(rows)?.get_mut(..m * kp).ok_or(Error::PlanMismatch)?;
-            for ((q, x), s) in q.chunks_exact_mut(kp).zip(x.chunks_exact(k)).zip(scales.iter_mut())
-            {
+            for ((q, x), s) in pieces_mut(q, kp).zip(pieces(x, k)).zip(scales.iter_mut()) {
                 *s = ops.quantize_i8(x, q);
             }
             let w = Packed4 { w, group, scale, bias: lin.bias };

@@ -8,7 +8,6 @@
 //! ```
 //! Protected are the grid's tokens themselves; for wide heads the first scales and the whole current one.
 
-use crate::bytes::{part, part_mut};
 use crate::cache::{Cache, Slab};
 use crate::config::Scale;
 use crate::error::Error;
@@ -17,20 +16,21 @@ use crate::num::sum8;
 use crate::ops::{Kv, Ops};
 use crate::plan::Buf;
 use crate::scalar::softmax;
+use crate::slices::{div, part, part_mut, pieces, place};
 use crate::stage::Tile;
 
 /// Whether token `i` of a map stands on a grid of `side` x `side` tokens: the centres of equal cells.
 pub(crate) const fn on_grid(map: Scale, side: usize, i: usize) -> bool {
-    let w = map.w as usize;
-    on_line(map.h as usize, side, i / w) && on_line(w, side, i % w)
+    let (y, x) = place(i, map.w as usize);
+    on_line(map.h as usize, side, y) && on_line(map.w as usize, side, x)
 }
 
 const fn on_line(n: usize, side: usize, i: usize) -> bool {
     let side = if side < n { side } else { n };
-    if side == 0 {
+    let step = div(n, side);
+    if step == 0 {
         return false;
     }
-    let step = n / side;
     let first = (step - 1) / 2;
     i >= first && (i - first).is_multiple_of(step) && (i - first) / step < side
 }
@@ -41,7 +41,8 @@ pub(crate) fn neighbourhood(map: Scale, side: usize, i: usize) -> (usize, usize,
     let (h, w) = (map.h as usize, map.w as usize);
     let (nh, nw) = (side.min(h), side.min(w));
     let first = |x: usize, n: usize, all: usize| x.saturating_sub(n / 2).min(all - n);
-    (first(i / w, nh, h), first(i % w, nw, w), nh, nw)
+    let (y, x) = place(i, w);
+    (first(y, nh, h), first(x, nw, w), nh, nw)
 }
 
 /// `q k_j` of one head.
@@ -73,11 +74,11 @@ pub(crate) fn observe(
     let (dim, heads) = (slab.of.dim, slab.of.heads);
     let cached = slab.past(past)?;
     let (own, first) = slab.own(past, now)?;
-    for (i, q) in q.chunks_exact(slab.of.width().max(1)).enumerate() {
+    for (i, q) in pieces(q, slab.of.width()).enumerate() {
         if !on_grid(map, keep.grid, at + i) {
             continue;
         }
-        for (h, q) in q.chunks_exact(dim).enumerate().take(heads) {
+        for (h, q) in pieces(q, dim).enumerate().take(heads) {
             let scores = part_mut(scores, 0, n);
             for (j, s) in scores.iter_mut().enumerate() {
                 *s = match j.checked_sub(slab.before) {
@@ -124,7 +125,7 @@ impl<O: Ops> Host<'_, O> {
         let (seen, ranks) = (nums::<f32>(seen)?, nums::<u32>(scores)?);
         // The shares of this row, where both run together.
         let rows = tier.rows_at_once(t.trunk, t.scale);
-        let (room, share) = (now.len() / rows, seen.len() / rows);
+        let (room, share) = (div(now.len(), rows), div(seen.len(), rows));
         let row = if rows > 1 { t.row } else { 0 };
         let (now, seen) = (part(now, row * room, room), part(seen, row * share, share));
         for slab in cache.slabs.iter().filter(|s| s.of.heads > 0) {

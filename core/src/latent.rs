@@ -5,12 +5,13 @@
 //! next   = area(f_hat -> size of the next scale)
 //! ```
 
-use crate::bytes::{part, part_mut, up};
+use crate::bytes::up;
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
 use crate::lifetimes::{next_place, second_row};
 use crate::ops::{Ops, Taps};
 use crate::plan::{ARENA_ALIGN, Buf};
+use crate::slices::{div, part, part_mut, pieces_mut, place};
 use crate::tensor::Data;
 
 /// The four bicubic weights (a = -0.75) at distance `t` in 0..1 from the second tap.
@@ -30,13 +31,13 @@ fn taps(d: usize, n: usize, p: usize) -> [(usize, f32); 4] {
     let mut i = first - 1;
     w.map(|w| {
         i += 1;
-        (i.clamp(0, n as isize - 1) as usize, w)
+        (i.max(0).min(n as isize - 1) as usize, w)
     })
 }
 
 /// Enlarges `from` `[n, inner]` along its first axis to `[p, inner]`.
 fn enlarge(from: &[f32], n: usize, p: usize, inner: usize, out: &mut [f32]) {
-    for (d, out) in out.chunks_exact_mut(inner).take(p).enumerate() {
+    for (d, out) in pieces_mut(out, inner).take(p).enumerate() {
         let [(a, wa), (b, wb), (c, wc), (e, we)] = taps(d, n, p);
         let row = |i: usize| part(from, i * inner, inner);
         let rows = row(a).iter().zip(row(b)).zip(row(c)).zip(row(e));
@@ -48,7 +49,7 @@ fn enlarge(from: &[f32], n: usize, p: usize, inner: usize, out: &mut [f32]) {
 
 /// The window of output `i` of an area reduction `p -> n`: overlapping where n does not divide p.
 fn window(i: usize, p: usize, n: usize) -> (usize, usize) {
-    (i * p / n, ((i + 1) * p).div_ceil(n))
+    (div(i * p, n), div((i + 1) * p + n - 1, n))
 }
 
 impl<O: Ops> Host<'_, O> {
@@ -66,7 +67,7 @@ impl<O: Ops> Host<'_, O> {
             let (x, cond) = (nums::<f32>(x)?, nums::<f32>(cond)?);
             for row in 0..rows {
                 let x = part_mut(x, row * second, l * w);
-                for (t, x) in x.chunks_exact_mut(w).enumerate() {
+                for (t, x) in pieces_mut(x, w).enumerate() {
                     for (x, &c) in x.iter_mut().zip(part(cond, row * w, w)) {
                         *x = c;
                     }
@@ -82,7 +83,7 @@ impl<O: Ops> Host<'_, O> {
         let z = c.cvae as usize;
         let input = Taps::matrix(part(next, next_place(shape, tier, scale) * z, l * z), l, z);
         float_gemm(&self.ops, input, &weights.word.w.data, weights.word.bias, first)?;
-        for (t, x) in first.chunks_exact_mut(w).enumerate() {
+        for (t, x) in pieces_mut(first, w).enumerate() {
             weights.lvl_pos.add_row(offset + t, x);
         }
         if rows == 2 {
@@ -112,7 +113,7 @@ impl<O: Ops> Host<'_, O> {
         let codes = part_mut(next, place(c.n_scales()), h * w * z);
         codes.fill(0.0);
         let codebook = job.model.codebook();
-        for (code, &t) in codes.chunks_exact_mut(z).zip(tokens) {
+        for (code, &t) in pieces_mut(codes, z).zip(tokens) {
             codebook.add_row(t as usize, code);
         }
         if scale + 1 < c.n_scales() {
@@ -130,9 +131,9 @@ impl<O: Ops> Host<'_, O> {
         let phi = job.model.phi(s.phi as usize);
         let (strip, out) = split(nums::<f32>(strip)?, 3 * (pw + 2) * z)?;
         let out = part_mut(out, 0, pw * z);
-        for (y, f_row) in f_hat.chunks_exact_mut(pw * z).enumerate() {
+        for (y, f_row) in pieces_mut(f_hat, pw * z).enumerate() {
             strip.fill(0.0);
-            for (dy, padded) in strip.chunks_exact_mut((pw + 2) * z).enumerate() {
+            for (dy, padded) in pieces_mut(strip, (pw + 2) * z).enumerate() {
                 // Row y + dy - 1; out of range stays zero.
                 if let Some(from) = (y + dy).checked_sub(1) {
                     let row = part(big, from * pw * z, pw * z);
@@ -173,9 +174,9 @@ fn reduce(
     (nh, nw): (usize, usize),
     out: &mut [f32],
 ) {
-    for (i, out) in out.chunks_exact_mut(z).take(nh * nw).enumerate() {
-        let (y0, y1) = window(i / nw, ph, nh);
-        let (x0, x1) = window(i % nw, pw, nw);
+    for (i, out) in pieces_mut(out, z).take(nh * nw).enumerate() {
+        let (y, x) = place(i, nw);
+        let ((y0, y1), (x0, x1)) = (window(y, ph, nh), window(x, pw, nw));
         out.fill(0.0);
         for y in y0..y1 {
             for x in x0..x1 {

@@ -3,7 +3,7 @@
 //! `no_std`, no `alloc`, no `unsafe`, no panic. Data flows one way; a module uses only those above it:
 //!
 //! ```text
-//! error, num, rng                 what can go wrong; float functions of fixed order; Philox
+//! error, slices, num, rng, order  what can go wrong; slices without panics; float functions of fixed order; Philox; a sort
 //! bytes, config, file, embed      the container and the shapes in it
 //! tier, tensor, model             choices, weights, the checked file
 //! stage, plan                     the order of work; lifetimes -> offsets, known before a run
@@ -46,11 +46,13 @@ pub mod model;
 pub mod num;
 mod operands;
 pub mod ops;
+mod order;
 pub mod plan;
 mod request;
 pub mod rng;
 pub mod sample;
 pub mod scalar;
+pub mod slices;
 pub mod stage;
 pub mod tensor;
 pub mod tier;

@@ -1,12 +1,12 @@
 //! Attention of a tile over the caches of its block: class of heads by class, over all that is cached and the
 //! own scale, or over a neighbourhood.
 
-use crate::bytes::{part, part_mut};
 use crate::cache::{Cache, Slab};
 use crate::error::Error;
 use crate::host::{CopyChecked, Job};
 use crate::keep::{neighbourhood, observe};
 use crate::ops::{Heads, Ops, Scratch};
+use crate::slices::{div, part, part_mut, pieces, pieces_mut, place};
 use crate::stage::Tile;
 
 /// Where attention of a tile works.
@@ -42,12 +42,12 @@ impl Look<'_> {
         };
         // Class by class: its queries together in `temp`, its outputs in `o`; then in the order of heads.
         let w = slabs.iter().map(|s| s.of.width()).sum::<usize>();
-        let n = q.len() / w;
+        let n = div(q.len(), w);
         let mut done = 0;
         for slab in &slabs {
             let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
             let mine = part_mut(temp, 0, n * wide);
-            for (m, q) in mine.chunks_exact_mut(wide).zip(q.chunks_exact(w)) {
+            for (m, q) in pieces_mut(mine, wide).zip(pieces(q, w)) {
                 m.copy_from_slice_checked(part(q, at, wide));
             }
             self.class(ops, t, slab, read, seen, mine, part_mut(o, done, n * wide))?;
@@ -56,7 +56,7 @@ impl Look<'_> {
         let mut from = 0;
         for slab in &slabs {
             let (at, wide) = (slab.of.first * slab.of.dim, slab.of.width());
-            for (i, row) in temp.chunks_exact_mut(w).enumerate() {
+            for (i, row) in pieces_mut(temp, w).enumerate() {
                 part_mut(row, at, wide).copy_from_slice_checked(part(o, from + i * wide, wide));
             }
             from += n * wide;
@@ -94,11 +94,12 @@ impl Look<'_> {
             ops.attend(heads, q, kv, &mut self.scratch, o);
             return Ok(());
         }
-        let rows = q.chunks_exact(of.width()).zip(o.chunks_exact_mut(of.width()));
+        let rows = pieces(q, of.width()).zip(pieces_mut(o, of.width()));
         for (i, (q, o)) in rows.enumerate() {
             let (y, x, h, w) = neighbourhood(map, side, t.at + i);
             for j in 0..h * w {
-                let from = (y + j / w) * map.w as usize + x + j % w;
+                let (dy, dx) = place(j, w);
+                let from = (y + dy) * map.w as usize + x + dx;
                 slab.gather(read.0, read.1, from, self.near, h * w, j);
             }
             let kv = [(past, slab.before), (slab.gathered(self.near, h * w)?, h * w)];

@@ -6,13 +6,13 @@
 
 use half::f16;
 
-use crate::bytes::{part, part_mut};
 use crate::config::groups;
 use crate::error::Error;
 use crate::host::{nums, nums_ref};
 use crate::num::{rsqrt, silu};
 use crate::ops::Ops;
 use crate::plan::STATS;
+use crate::slices::{div, part, part_mut};
 use crate::tier::Store;
 
 /// Rows of [`Buf::Stats`], `c_max` values each.
@@ -174,7 +174,7 @@ pub(crate) fn norm<O: Ops>(
 ) {
     let c = map.c;
     let groups = groups(c);
-    let per = c / groups;
+    let per = div(c, groups);
     let count = (h * map.w * per) as f32;
     // Means per channel of its group, for now in SHIFT.
     for g in 0..groups {

@@ -2,10 +2,11 @@
 
 use half::f16;
 
-use crate::bytes::{part, slice, u8_at, u16_at, u32_at, u64_at, up};
+use crate::bytes::{slice, u8_at, u16_at, u32_at, u64_at, up};
 use crate::config::Shape;
 use crate::error::{Error, Fault};
 use crate::file::{ALIGN, CRC_AT, Container, Kind, checksum};
+use crate::slices::part;
 use crate::tensor::{
     Class, Data, Dtype, Layer, Matrix, RECORD_BYTES, Role, Spec, block_count, common_count,
     common_spec, for_each_spec, place, trunk_count, trunk_head_count, trunk_spec,

@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::slices::pieces_mut;
+
 /// Inputs of a matrix product: row `m` is `segs` runs of `seg_len` values, the first at
 /// `m * stride`, each `seg_stride` after the one before.
 ///
@@ -71,8 +73,7 @@ impl<'a, T> Strip<'a, T> {
 
     /// Hands every output row of `n` channels a pixel to a matrix product.
     pub fn each_row(self, n: usize, out: &mut [f32], gemm: impl Fn(Taps<'a, T>, &mut [f32])) {
-        let line = (self.width * n).max(1);
-        for (r, out) in out.chunks_exact_mut(line).take(self.rows).enumerate() {
+        for (r, out) in pieces_mut(out, self.width * n).take(self.rows).enumerate() {
             gemm(self.taps(r), out);
         }
     }

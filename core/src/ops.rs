@@ -168,4 +168,28 @@ impl Ops for Scalar {
     fn name(&self) -> &'static str {
         "scalar"
     }
+
+    // What kernels fall back on, once in a program.
+
+    #[inline(never)]
+    fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+        scalar::gemm_int(x, row_scale, w, out);
+    }
+
+    #[inline(never)]
+    fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
+        scalar::gemm_int(x, row_scale, w, out);
+    }
+
+    #[inline(never)]
+    fn attend(
+        &self,
+        heads: Heads,
+        q: &[f32],
+        kv: [(Kv<'_>, usize); 2],
+        scratch: &mut Scratch<'_>,
+        out: &mut [f32],
+    ) {
+        scalar::attend(heads, q, kv, scratch, out);
+    }
 }

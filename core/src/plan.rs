@@ -300,14 +300,14 @@ impl Plan {
         // A gap begins at the arena's start or where a buffer ends.
         let mut i = 0;
         while i <= MAX_BUFFERS {
-            let from = if i == MAX_BUFFERS { 0 } else { self.end_at(i, tick) };
+            let from = if i == MAX_BUFFERS { 0 } else { end_at(i, self.buffers[i], tick) };
             if from == 0 && i < MAX_BUFFERS {
                 i += 1; // not live: that it ends nowhere is the arena's start, which comes last
                 continue;
             }
             let (mut to, mut j) = (self.bytes, 0);
             while j < MAX_BUFFERS {
-                let end = self.end_at(j, tick);
+                let end = end_at(j, self.buffers[j], tick);
                 if end > from && self.buffers[j].offset < to {
                     to = if self.buffers[j].offset > from { self.buffers[j].offset } else { from };
                 }
@@ -319,15 +319,6 @@ impl Plan {
             i += 1;
         }
         best
-    }
-
-    /// Where buffer `i` ends if it is live at `tick` and not the room of the kernels; else 0.
-    const fn end_at(&self, i: usize, tick: u16) -> u32 {
-        let b = self.buffers[i];
-        if b.size == 0 || b.first > tick || tick > b.last || i == Buf::ConvScratch.index() {
-            return 0;
-        }
-        b.offset + b.size
     }
 
     /// The buffers in use, with their names.
@@ -387,4 +378,12 @@ impl Plan {
         }
         writeln!(out, "arena {} bytes, lower bound {} bytes", self.bytes, self.floor)
     }
+}
+
+/// Where buffer `i` ends if it is live at `tick` and not the room of the kernels; else 0.
+const fn end_at(i: usize, b: Buffer, tick: u16) -> u32 {
+    if b.size == 0 || b.first > tick || tick > b.last || i == Buf::ConvScratch.index() {
+        return 0;
+    }
+    b.offset + b.size
 }

@@ -7,14 +7,15 @@
 //! ```
 //! The last line draws from the softmax of the kept logits.
 
-use crate::bytes::{part, part_mut};
 use crate::config::Sampling;
 use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
 use crate::num::exp;
 use crate::ops::Ops;
+use crate::order::{kth_largest, sort, to_front};
 use crate::plan::Buf;
 use crate::rng::TokenRng;
+use crate::slices::{part, part_mut, pieces};
 use crate::stage::HEAD_TILE;
 
 impl<O: Ops> Host<'_, O> {
@@ -39,7 +40,7 @@ impl<O: Ops> Host<'_, O> {
         let scratch = nums::<f32>(scratch)?;
         let first = c.tokens_before(scale) + at;
         let out = part_mut(nums::<u16>(tokens)?, first, n);
-        for (i, (token, logits)) in out.iter_mut().zip(cond.chunks_exact(v)).enumerate() {
+        for (i, (token, logits)) in out.iter_mut().zip(pieces(cond, v)).enumerate() {
             *token = match job.request.tokens {
                 Some(forced) => forced.get(first + i).copied().unwrap_or(0),
                 None => {
@@ -90,23 +91,14 @@ pub fn threshold(logits: &[f32], s: &Sampling, scratch: &mut [f32]) -> f32 {
     }
     let n = candidates(part(logits, 0, n), s.temperature, k, scratch);
     let kept = part_mut(scratch, 0, n);
-    if k < n {
-        kept.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-    }
-    let kth = part(kept, 0, k).iter().copied().fold(f32::INFINITY, f32::min);
+    let kth = if k < n { kth_largest(kept, k) } else { smallest(kept, |_| true) };
     if s.top_p <= 0.0 || s.top_p >= 1.0 {
         return unscaled(logits, s.temperature, kth);
     }
-    // Ties with the k-th stay: move them to the others.
-    let mut m = k;
-    for i in k..n {
-        if at(kept, i) >= kth {
-            kept.swap(m, i);
-            m += 1;
-        }
-    }
+    // Ties with the k-th stay.
+    let m = to_front(kept, |g| g >= kth);
     let kept = part_mut(kept, 0, m);
-    kept.sort_unstable_by(f32::total_cmp);
+    sort(kept);
     let max = kept.last().copied().unwrap_or(0.0);
     let total: f64 = kept.iter().map(|&g| exp(g - max) as f64).sum();
     let mut mass = 0.0f64;
@@ -158,8 +150,7 @@ fn pick(logits: &[f32], k: usize, out: &mut [f32], scaled: impl Fn(f32) -> f32) 
         let [a, b, c, d] = lanes;
         *o = scaled(larger(larger(a, b), larger(c, d)));
     }
-    let largest = part_mut(out, 0, blocks.len());
-    let (_, &mut least, _) = largest.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    let least = kth_largest(part_mut(out, 0, blocks.len()), k);
     let mut n = 0;
     let mut take = |g: f32| {
         if g >= least
@@ -177,10 +168,6 @@ fn pick(logits: &[f32], k: usize, out: &mut [f32], scaled: impl Fn(f32) -> f32) 
     }
     rest.iter().for_each(|&g| take(scaled(g)));
     n
-}
-
-fn at(x: &[f32], i: usize) -> f32 {
-    x.get(i).copied().unwrap_or(f32::NEG_INFINITY)
 }
 
 /// The smallest logit whose quotient by the temperature reaches `least`.

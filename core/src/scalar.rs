@@ -5,12 +5,12 @@
 
 use half::f16;
 
-use crate::bytes::{part, part_mut};
 use crate::num::{
     GROUP4, abs_max, dot, dot_into, exp, gelu as gelu1, map_sum, round, rsqrt, silu as silu1, sum,
     tree,
 };
 use crate::operands::{Heads, Kv, Packed, Packed4, Scratch, Taps};
+use crate::slices::{part, part_mut, pieces, pieces_mut};
 
 /// Layer norm without affine, then `* gain + shift`. Two passes: mean, then variance about it.
 #[inline(always)]
@@ -104,11 +104,12 @@ pub fn gemm_int<T: Copy + Into<i32>>(
         return;
     }
     // A panel of 8 output channels stays in the nearest cache while all rows pass.
-    let panels = w.w.chunks_exact(8 * x.k()).zip(w.scale.chunks_exact(8)).zip(w.bias.chunks(8));
-    for (g, ((panel, scale), bias)) in panels.enumerate() {
-        for (m, out_row) in out.chunks_exact_mut(n).take(x.rows).enumerate() {
+    let panels = pieces(w.w, 8 * x.k()).zip(w.scale.as_chunks::<8>().0);
+    for (g, (panel, scale)) in panels.enumerate().take(n.div_ceil(8)) {
+        let bias = part(w.bias, 8 * g, (n - 8 * g).min(8));
+        for (m, out_row) in pieces_mut(out, n).take(x.rows).enumerate() {
             let mut acc = [0i32; 8];
-            for (s, run_w) in panel.chunks_exact(8 * x.seg_len).enumerate() {
+            for (s, run_w) in pieces(panel, 8 * x.seg_len).enumerate() {
                 let (w32, x4) = (run_w.as_chunks::<32>().0, x.run(m, s).as_chunks::<4>().0);
                 for (w32, &[x0, x1, x2, x3]) in w32.iter().zip(x4) {
                     let (x0, x1, x2, x3) = (x0.into(), x1.into(), x2.into(), x3.into());
@@ -133,12 +134,12 @@ pub fn gemm_i4(x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f3
     if n == 0 || k == 0 || !x.seg_len.is_multiple_of(GROUP4) {
         return;
     }
-    let panels = w.w.chunks_exact(4 * k).zip(w.group.chunks_exact(k / 4));
-    let channels = w.scale.chunks_exact(8).zip(w.bias.chunks(8));
-    for (g, ((panel, groups), (scale, bias))) in panels.zip(channels).enumerate() {
-        for (m, out_row) in out.chunks_exact_mut(n).take(x.rows).enumerate() {
+    let panels = pieces(w.w, 4 * k).zip(pieces(w.group, k / 4)).zip(w.scale.as_chunks::<8>().0);
+    for (g, ((panel, groups), scale)) in panels.enumerate().take(n.div_ceil(8)) {
+        let bias = part(w.bias, 8 * g, (n - 8 * g).min(8));
+        for (m, out_row) in pieces_mut(out, n).take(x.rows).enumerate() {
             let mut acc = [0i32; 8];
-            let runs = panel.chunks_exact(4 * x.seg_len).zip(groups.chunks_exact(x.seg_len / 4));
+            let runs = pieces(panel, 4 * x.seg_len).zip(pieces(groups, x.seg_len / 4));
             for (s, (run_w, run_g)) in runs.enumerate() {
                 let inputs = x.run(m, s).as_chunks::<GROUP4>().0;
                 let blocks = run_w.as_chunks::<128>().0.iter().zip(run_g.as_chunks::<8>().0);
@@ -175,10 +176,10 @@ pub fn gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]) {
     if n == 0 || x.k() == 0 {
         return;
     }
-    for (j, (row, &b)) in w.chunks_exact(x.k()).zip(bias).enumerate() {
-        for (m, out_row) in out.chunks_exact_mut(n).take(x.rows).enumerate() {
+    for (j, (row, &b)) in pieces(w, x.k()).zip(bias).enumerate() {
+        for (m, out_row) in pieces_mut(out, n).take(x.rows).enumerate() {
             let mut lanes = [0.0f32; 8];
-            for (s, run_w) in row.chunks_exact(x.seg_len).enumerate() {
+            for (s, run_w) in pieces(row, x.seg_len).enumerate() {
                 dot_into(&mut lanes, run_w, x.run(m, s));
             }
             if let Some(o) = out_row.get_mut(j) {
@@ -198,11 +199,11 @@ pub fn gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]) {
     if n == 0 || x.k() == 0 {
         return;
     }
-    for (j, (row, &b)) in w.chunks_exact(x.k()).zip(bias).enumerate() {
+    for (j, (row, &b)) in pieces(w, x.k()).zip(bias).enumerate() {
         let mut first = 0;
         while first < x.rows {
             let mut lanes = [[0.0f32; 8]; F16_ROWS];
-            for (s, run_w) in row.chunks_exact(x.seg_len).enumerate() {
+            for (s, run_w) in pieces(row, x.seg_len).enumerate() {
                 for (c, w32) in run_w.chunks(32).enumerate() {
                     let mut wide = [0.0f32; 32];
                     for (f, h) in wide.iter_mut().zip(w32) {
@@ -243,8 +244,7 @@ pub fn add_gated(x: &mut [f32], gain: &[f32], y: &[f32]) {
 /// See [`crate::ops::Ops::norm_act`].
 #[inline(always)]
 pub fn norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool) {
-    let c = gain.len().max(1);
-    for x in x.chunks_exact_mut(c) {
+    for x in pieces_mut(x, gain.len()) {
         for ((v, &g), &s) in x.iter_mut().zip(gain).zip(shift) {
             let y = *v * g + s;
             *v = if silu { silu1(y) } else { y };
@@ -255,7 +255,7 @@ pub fn norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool) {
 /// See [`crate::ops::Ops::map_stats`].
 #[inline(always)]
 pub fn map_stats(x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]) {
-    for px in x.chunks_exact(sum.len().max(1)) {
+    for px in pieces(x, sum.len()) {
         let stats = sum.iter_mut().zip(min.iter_mut()).zip(max.iter_mut());
         for (((t, lo), hi), &v) in stats.zip(px) {
             *t += v;
@@ -268,8 +268,7 @@ pub fn map_stats(x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]) {
 /// See [`crate::ops::Ops::map_squares`].
 #[inline(always)]
 pub fn map_squares(x: &[f32], mean: &[f32], sum: &mut [f32]) {
-    let c = sum.len().max(1);
-    for px in x.chunks_exact(c) {
+    for px in pieces(x, sum.len()) {
         for ((t, &m), &v) in sum.iter_mut().zip(mean).zip(px) {
             *t += (v - m) * (v - m);
         }
@@ -279,7 +278,7 @@ pub fn map_squares(x: &[f32], mean: &[f32], sum: &mut [f32]) {
 /// See [`crate::ops::Ops::normalize_heads`].
 #[inline(always)]
 pub fn normalize_heads(x: &mut [f32], dim: usize, factors: &[f32]) {
-    for (x, &factor) in x.chunks_exact_mut(dim.max(1)).zip(factors) {
+    for (x, &factor) in pieces_mut(x, dim).zip(factors) {
         l2_normalize(x, factor);
     }
 }
@@ -287,8 +286,7 @@ pub fn normalize_heads(x: &mut [f32], dim: usize, factors: &[f32]) {
 /// See [`crate::ops::Ops::quantize_heads`].
 #[inline(always)]
 pub fn quantize_heads(x: &[f32], dim: usize, out: &mut [i8], scales: &mut [f16]) {
-    let dim = dim.max(1);
-    for ((o, x), s) in out.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).zip(scales) {
+    for ((o, x), s) in pieces_mut(out, dim).zip(pieces(x, dim)).zip(scales) {
         *s = quantize_head(x, o);
     }
 }
@@ -367,7 +365,7 @@ fn attend_row(
 ) {
     let Heads { width, dim } = heads;
     let n = kv.iter().map(|(_, n)| n).sum::<usize>();
-    let heads = q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate();
+    let heads = pieces(q, dim).zip(pieces_mut(out, dim)).enumerate();
     for (h, (q, out)) in heads {
         let scores = part_mut(scratch.scores, 0, n);
         let query = part_mut(scratch.query, 0, dim);

@@ -10,9 +10,10 @@
 
 use half::f16;
 
-use crate::bytes::{part, up};
+use crate::bytes::up;
 use crate::config::{Config, Decoder, Shape, Trunk};
 use crate::num::{GROUP4, up4, up32};
+use crate::slices::part;
 
 /// Packed inputs per row, at most, of int8 weights with 12-bit inputs: 2047 * 127 * 8256 fits i32.
 pub const MAX_WIDE: usize = 8256;

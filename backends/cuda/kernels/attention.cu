@@ -15,6 +15,7 @@ struct Attend {
     Heads heads;           // `fresh`: as the product left them, and no more than 16 tokens
     int n, w, dim, store;
     int stride, fresh;     // stride: floats from a query's scores to the next
+    int sums, unused;      // sums: floats from the scores to the sums
 };
 
 // Integers whose product with int8 values stays in 32 bits: scalar::prob_levels.
@@ -23,16 +24,11 @@ DEVICE float prob_levels(int n) {
     return (float)(fits < 16383 ? fits : 16383);
 }
 
-DEVICE u64 token_of(const Part &past, const Part &own, int key, const Part *&part) {
-    part = key < past.n ? &past : &own;
-    return key < past.n ? key : key - past.n;
-}
-
 #if __CUDA_ARCH__ >= 800
 // Sixteen queries of a head of 64 channels, int8, by eight warps.
 //   scores  S = Q K^T     a warp takes eight keys at a time, four times over
 //   values  O = P V       P of 14 bits in two parts; a warp takes 32 keys at a time, the sums meet at the end
-extern "C" __global__ void __launch_bounds__(256) attend_64(const __grid_constant__ Attend p) {
+extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_constant__ Attend p) {
     extern __shared__ __align__(16) float scores[];
     __shared__ float factors[16];
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
@@ -52,10 +48,11 @@ extern "C" __global__ void __launch_bounds__(256) attend_64(const __grid_constan
         __syncthreads();
     }
     for (int i = tid; i < n; i += 256) {
-        const Part *part;
-        u64 at = token_of(past, own, i, part) * heads + h;
-        sk[i] = widen(part->ks[at]);
-        sv[i] = widen(part->vs[at]);
+        int place = i;
+        bool inside = place < past.n;
+        u64 at = (u64)(inside ? place : place - past.n) * heads + h;
+        sk[i] = widen((inside ? past.ks : own.ks)[at]);
+        sv[i] = widen((inside ? past.vs : own.vs)[at]);
     }
     // The order of channels does not matter as long as both sides agree: a thread takes 16 in a row.
     u32 a[2][4];
@@ -75,9 +72,10 @@ extern "C" __global__ void __launch_bounds__(256) attend_64(const __grid_constan
         for (int i = 0; i < 4; i++) {
             int key = base + 64 * i + g;
             key = key < n ? key : n - 1;
-            const Part *part;
-            u64 token = token_of(past, own, key, part);
-            x[i] = *(const uint4 *)(part->k + token * p.w + h * 64 + 16 * t);
+            int place = key;
+            bool inside = place < past.n;
+            u64 token = (u64)(inside ? place : place - past.n);
+            x[i] = *(const uint4 *)((inside ? past.k : own.k) + token * p.w + h * 64 + 16 * t);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -131,59 +129,62 @@ extern "C" __global__ void __launch_bounds__(256) attend_64(const __grid_constan
     }
     __syncthreads();
 
-    int hi[8][4] = {}, lo[8][4] = {};
-    for (int k = warp * 32; k < n; k += 256) {
-        // Channel 8 g + j is column g of tile j: a thread reads eight channels of four keys, twice.
-        uint2 v[8];
+    // Channel 8 g + j is column g of tile j: a thread reads four channels of four keys, twice; half of the channels
+    // at a time, so that there are registers for many blocks.
+    int *sums = (int *)(scores + p.sums);  // [8 warps][16 queries][32 channels]
+#pragma unroll 1
+    for (int part_of = 0; part_of < 2; part_of++) {
+        int hi[4][4] = {}, lo[4][4] = {};
+        for (int k = warp * 32; k < n; k += 256) {
+            u32 v[8];
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            int key = k + i / 4 * 16 + 4 * t + i % 4;
-            const Part *part;
-            u64 token = token_of(past, own, key < n ? key : n - 1, part);
-            v[i] = *(const uint2 *)(part->v + token * p.w + h * 64 + 8 * g);
+            for (int i = 0; i < 8; i++) {
+                int key = k + i / 4 * 16 + 4 * t + i % 4;
+                int place = key < n ? key : n - 1;
+                bool inside = place < past.n;
+                u64 token = (u64)(inside ? place : place - past.n);
+                v[i] = *(const u32 *)((inside ? past.v : own.v) + token * p.w + h * 64 + 8 * g + 4 * part_of);
+            }
+            u32 ah[4], al[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const u16 *s = (const u16 *)(scores + (g + i % 2 * 8) * stride) + k + i / 2 * 16 + 4 * t;
+                uint2 x = *(const uint2 *)s;
+                al[i] = __byte_perm(x.x & 0x007f007fu, x.y & 0x007f007fu, 0x6420);
+                ah[i] = __byte_perm((x.x >> 7) & 0x007f007fu, (x.y >> 7) & 0x007f007fu, 0x6420);
+            }
+            u32 b[2][4];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const u32 *u = v + 4 * half;
+                u32 x0 = __byte_perm(u[0], u[1], 0x5140), x1 = __byte_perm(u[0], u[1], 0x7362);
+                u32 y0 = __byte_perm(u[2], u[3], 0x5140), y1 = __byte_perm(u[2], u[3], 0x7362);
+                b[half][0] = __byte_perm(x0, y0, 0x5410), b[half][1] = __byte_perm(x0, y0, 0x7632);
+                b[half][2] = __byte_perm(x1, y1, 0x5410), b[half][3] = __byte_perm(x1, y1, 0x7632);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                mma(hi[j], ah, b[0][j], b[1][j]);
+                mma(lo[j], al, b[0][j], b[1][j]);
+            }
         }
-        u32 ah[4], al[4];
+        // Channel 4 i + j of them is 8 i + 4 part_of + j of the head.
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const u16 *s = (const u16 *)(scores + (g + i % 2 * 8) * stride) + k + i / 2 * 16 + 4 * t;
-            uint2 x = *(const uint2 *)s;
-            al[i] = __byte_perm(x.x & 0x007f007fu, x.y & 0x007f007fu, 0x6420);
-            ah[i] = __byte_perm((x.x >> 7) & 0x007f007fu, (x.y >> 7) & 0x007f007fu, 0x6420);
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+                sums[(warp * 16 + g + c / 2 * 8) * 32 + (2 * t + c % 2) * 4 + j] = 128 * hi[j][c] + lo[j][c];
+        __syncthreads();
+        for (int i = tid; i < 16 * 32; i += 256) {
+            int query = i / 32, c = i % 32;
+            if (query >= left) continue;
+            int sum = 0;
+#pragma unroll
+            for (int w = 0; w < 8; w++) sum += sums[512 * w + i];
+            int channel = c / 4 * 8 + 4 * part_of + c % 4;
+            p.qkv[(u64)(row * p.n + first + query) * 3 * p.w + p.w + h * 64 + channel] = (float)sum * factors[query];
         }
-        u32 b[2][8];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const uint2 *u = v + 4 * half;
-            u32 x0 = __byte_perm(u[0].x, u[1].x, 0x5140), x1 = __byte_perm(u[0].x, u[1].x, 0x7362);
-            u32 y0 = __byte_perm(u[2].x, u[3].x, 0x5140), y1 = __byte_perm(u[2].x, u[3].x, 0x7362);
-            b[half][0] = __byte_perm(x0, y0, 0x5410), b[half][1] = __byte_perm(x0, y0, 0x7632);
-            b[half][2] = __byte_perm(x1, y1, 0x5410), b[half][3] = __byte_perm(x1, y1, 0x7632);
-            x0 = __byte_perm(u[0].y, u[1].y, 0x5140), x1 = __byte_perm(u[0].y, u[1].y, 0x7362);
-            y0 = __byte_perm(u[2].y, u[3].y, 0x5140), y1 = __byte_perm(u[2].y, u[3].y, 0x7362);
-            b[half][4] = __byte_perm(x0, y0, 0x5410), b[half][5] = __byte_perm(x0, y0, 0x7632);
-            b[half][6] = __byte_perm(x1, y1, 0x5410), b[half][7] = __byte_perm(x1, y1, 0x7632);
-        }
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            mma(hi[j], ah, b[0][j], b[1][j]);
-            mma(lo[j], al, b[0][j], b[1][j]);
-        }
-    }
-    __syncthreads();
-    int *sums = (int *)scores;  // [8 warps][16 queries][64 channels]
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int c = 0; c < 4; c++)
-            sums[(warp * 16 + g + c / 2 * 8) * 64 + (2 * t + c % 2) * 8 + j] = 128 * hi[j][c] + lo[j][c];
-    __syncthreads();
-    for (int i = tid; i < 16 * 64; i += 256) {
-        int query = i / 64, c = i % 64;
-        if (query >= left) continue;
-        int sum = 0;
-#pragma unroll
-        for (int w = 0; w < 8; w++) sum += sums[1024 * w + i];
-        p.qkv[(u64)(row * p.n + first + query) * 3 * p.w + p.w + h * 64 + c] = (float)sum * factors[query];
+        __syncthreads();
     }
 }
 #endif
@@ -205,18 +206,19 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
     __syncthreads();
     for (int base = 0; base < n; base += 16) {
         int key = base + group;
-        const Part *part;
-        u64 token = token_of(past, own, key < n ? key : n - 1, part), at = token * p.w + h * p.dim;
+        int place = key < n ? key : n - 1;
+        bool inside = place < past.n;
+        u64 token = (u64)(inside ? place : place - past.n), at = token * p.w + h * p.dim;
         float sum = 0.0f;
         if (integer) {
             int acc = 0;
-            for (int i = lane; i < p.dim; i += 8) acc += (int)q[i] * (int)((const i8 *)part->k)[at + i];
+            for (int i = lane; i < p.dim; i += 8) acc += (int)q[i] * (int)((const i8 *)(inside ? past.k : own.k))[at + i];
             acc += __shfl_xor_sync(FULL, acc, 4);
             acc += __shfl_xor_sync(FULL, acc, 2);
             acc += __shfl_xor_sync(FULL, acc, 1);
-            sum = (float)acc * (sq * widen(part->ks[token * heads + h]));
+            sum = (float)acc * (sq * widen((inside ? past.ks : own.ks)[token * heads + h]));
         } else {
-            for (int i = lane; i < p.dim; i += 8) sum += q[i] * load_map(part->k, p.store, at + i);
+            for (int i = lane; i < p.dim; i += 8) sum += q[i] * load_map((inside ? past.k : own.k), p.store, at + i);
             sum = tree8(sum);
         }
         if (lane == 0 && key < n) scores[key] = sum;
@@ -238,9 +240,10 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
     for (int i = tid; i < n; i += 128) {
         float e = exp_(scores[i] - most);
         if (integer) {
-            const Part *part;
-            u64 token = token_of(past, own, i, part);
-            scores[i] = e * widen(part->vs[token * heads + h]);
+            int place = i;
+            bool inside = place < past.n;
+            u64 token = (u64)(inside ? place : place - past.n);
+            scores[i] = e * widen((inside ? past.vs : own.vs)[token * heads + h]);
         } else {
             scores[i] = e / total;
         }
@@ -263,10 +266,11 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
         float o = 0.0f;
         int sum = 0;
         for (int i = 0; i < n; i++) {
-            const Part *part;
-            u64 token = token_of(past, own, i, part), at = token * p.w + h * p.dim + c;
-            if (integer) sum += ((const int *)scores)[i] * (int)((const i8 *)part->v)[at];
-            else o += scores[i] * load_map(part->v, p.store, at);
+            int place = i;
+            bool inside = place < past.n;
+            u64 token = (u64)(inside ? place : place - past.n), at = token * p.w + h * p.dim + c;
+            if (integer) sum += ((const int *)scores)[i] * (int)((const i8 *)(inside ? past.v : own.v))[at];
+            else o += scores[i] * load_map((inside ? past.v : own.v), p.store, at);
         }
         if (integer) o = (float)sum * (step / total);
         from[p.w + c] = o;

@@ -99,48 +99,67 @@ DEVICE void load4(float (&v)[4], const float *from) {
 
 DEVICE void save4(float *to, const float (&v)[4]) { *(float4 *)to = make_float4(v[0], v[1], v[2], v[3]); }
 
-// `store` of four channels, n a multiple of 4 and `ldo` too.
-DEVICE void store4(const Out &o, int m, int n, float sx, const int4 &acc) {
-    float y[4], scale[4], other[4];
-    load4(scale, o.scale + n);
-    load4(other, o.bias + n);
-    y[0] = (float)acc.x * (sx * scale[0]) + other[0], y[1] = (float)acc.y * (sx * scale[1]) + other[1];
-    y[2] = (float)acc.z * (sx * scale[2]) + other[2], y[3] = (float)acc.w * (sx * scale[3]) + other[3];
-    u64 at = (u64)m * o.ldo + n;
-    if (o.mode == OUT_GATED) {
-        int row = m / o.n;
-        float gate[4];
-        load4(gate, o.gate + (u64)row * o.gate_stride + n);
-        if (o.gate_offset) {
-            load4(other, o.gate_offset + n);
+// Where a row's result goes, in values.
+DEVICE u64 place_of(const Out &o, int m, int n) {
+    u64 row = o.mode == OUT_GATED ? (u64)(m / o.n) * o.second + m % o.n : (u64)m;
+    return row * o.ldo + n;
+}
+
+// `store` of four channels of some rows, all that is read before anything is written: rows m, m + step, ... below
+// `end`. n and `ldo` are multiples of 4; `sums(i)` gives the sums of row i of them.
+template <int ROWS, class Sums>
+DEVICE void store_rows(const Out &o, int m, int step, int end, int n, const float (&scale)[4], const float (&bias)[4],
+                       Sums sums) {
+    float sx[ROWS], other[ROWS][4];
 #pragma unroll
-            for (int j = 0; j < 4; j++) gate[j] += other[j];
+    for (int i = 0; i < ROWS; i++) {
+        int row = m + i * step;
+        if (row >= end) break;
+        sx[i] = input_scale(o, row);
+        if (o.mode == OUT_GATED) {
+            load4(other[i], (const float *)o.out + place_of(o, row, n));
+        } else if (o.mode == OUT_MAP && o.base == BASE_ROWS) {
+            load4(other[i], o.rows + place_of(o, row, n));
+        } else if (o.mode == OUT_MAP && o.base == BASE_MAP) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) other[i][j] = load_map(o.out, o.store, place_of(o, row, n) + j);
         }
-        float *x = (float *)o.out + ((u64)row * o.second + m % o.n) * o.ldo + n;
-        load4(other, x);
+    }
 #pragma unroll
-        for (int j = 0; j < 4; j++) y[j] = other[j] + gate[j] * y[j];
-        save4(x, y);
-    } else if (o.mode == OUT_MAP) {
-        if (o.base == BASE_MAP)
+    for (int i = 0; i < ROWS; i++) {
+        int row = m + i * step;
+        if (row >= end) break;
+        int4 acc = sums(i);
+        float y[4] = {(float)acc.x * (sx[i] * scale[0]) + bias[0], (float)acc.y * (sx[i] * scale[1]) + bias[1],
+                      (float)acc.z * (sx[i] * scale[2]) + bias[2], (float)acc.w * (sx[i] * scale[3]) + bias[3]};
+        u64 at = place_of(o, row, n);
+        if (o.mode == OUT_GATED) {
+            float gate[4], more[4];
+            load4(gate, o.gate + (u64)(row / o.n) * o.gate_stride + n);
+            if (o.gate_offset) {
+                load4(more, o.gate_offset + n);
 #pragma unroll
-            for (int j = 0; j < 4; j++) y[j] += load_map(o.out, o.store, at + j);
-        if (o.base == BASE_ROWS) {
-            load4(other, o.rows + at);
+                for (int j = 0; j < 4; j++) gate[j] += more[j];
+            }
 #pragma unroll
-            for (int j = 0; j < 4; j++) y[j] += other[j];
-        }
-        if (o.store == ST_F32) {
+            for (int j = 0; j < 4; j++) y[j] = other[i][j] + gate[j] * y[j];
             save4((float *)o.out + at, y);
-        } else {
-            u32 a = narrow(y[0]) | (u32)narrow(y[1]) << 16, b = narrow(y[2]) | (u32)narrow(y[3]) << 16;
-            *(uint2 *)((u16 *)o.out + at) = make_uint2(a, b);
-        }
-    } else {
-        if (o.mode == OUT_GELU)
+        } else if (o.mode == OUT_MAP) {
+            if (o.base != BASE_NONE)
 #pragma unroll
-            for (int j = 0; j < 4; j++) y[j] = gelu(y[j]);
-        save4((float *)o.out + at, y);
+                for (int j = 0; j < 4; j++) y[j] += other[i][j];
+            if (o.store == ST_F32) {
+                save4((float *)o.out + at, y);
+            } else {
+                u32 a = narrow(y[0]) | (u32)narrow(y[1]) << 16, b = narrow(y[2]) | (u32)narrow(y[3]) << 16;
+                *(uint2 *)((u16 *)o.out + at) = make_uint2(a, b);
+            }
+        } else {
+            if (o.mode == OUT_GELU)
+#pragma unroll
+                for (int j = 0; j < 4; j++) y[j] = gelu(y[j]);
+            save4((float *)o.out + at, y);
+        }
     }
 }
 
@@ -360,23 +379,26 @@ struct Tiles {
             __threadfence();
         }
         if (p.out.ldo % 4 == 0 && p.n % 4 == 0 && p.out.mode != OUT_PIXELS) {
-#pragma unroll 2
-            for (int i = tid; i < BM * BN / 4; i += THREADS) {
-                int m = i / (BN / 4), n = i % (BN / 4) * 4;
-                if (m0 + m >= p.m || n0 + n >= p.n) continue;
-                int4 sum;
-                if (shared) {
-                    sum = make_int4(0, 0, 0, 0);
-#pragma unroll 4
+            // A thread keeps its four channels.
+            constexpr int STEP = THREADS / (BN / 4), AT_ONCE = BM / STEP < 8 ? BM / STEP : 8;
+            static_assert(THREADS % (BN / 4) == 0 && BM % (STEP * AT_ONCE) == 0, "whole rows");
+            int n = tid % (BN / 4) * 4, first = tid / (BN / 4), end = p.m - m0 < BM ? p.m - m0 : BM;
+            if (n0 + n >= p.n) return;
+            float scale[4], bias[4];
+            load4(scale, p.out.scale + n0 + n);
+            load4(bias, p.out.bias + n0 + n);
+            for (int m = first; m < end; m += STEP * AT_ONCE)
+                store_rows<AT_ONCE>(p.out, m0 + m, STEP, m0 + end, n0 + n, scale, bias, [&](int i) {
+                    int row = m + i * STEP;
+                    if (!shared) return sum4(row, n);
+                    int4 sum = make_int4(0, 0, 0, 0);
+#pragma unroll 8
                     for (u32 z = 0; z < gridDim.z; z++) {
-                        int4 more = __ldcg((const int4 *)(shared + z * BM * BN) + i);
+                        int4 more = __ldcg((const int4 *)(shared + z * BM * BN + row * BN + n));
                         sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                     }
-                } else {
-                    sum = sum4(m, n);
-                }
-                store4(p.out, m0 + m, n0 + n, input_scale(p.out, m0 + m), sum);
-            }
+                    return sum;
+                });
             return;
         }
 #pragma unroll 1

@@ -322,15 +322,16 @@ impl Cuda<'_> {
         Ok(heads)
     }
 
-    /// Floats from a query's scores to the next, and shared memory, of the attention on tensor cores; `None` where
+    /// Floats from a query's scores to the next and from the scores to the sums, and bytes of shared memory, of the attention on tensor cores; `None` where
     /// another one has to do it.
-    fn tensor_attention(&self, job: &Job<'_>, p: &Place, keys: usize) -> Option<(usize, usize)> {
-        // Rows of scores eight banks apart, scales of keys and values; later the sums of eight warps.
+    fn tensor_attention(&self, job: &Job<'_>, p: &Place, keys: usize) -> Option<(usize, usize, usize)> {
+        // Rows of scores eight banks apart, scales of keys and values, the sums of eight warps.
         let stride = keys.next_multiple_of(32) + 8;
-        let shared = (64 * stride + 8 * keys).max(4 * 8 * 16 * 64);
+        let sums = (16 * stride + 2 * keys).next_multiple_of(4).max(32 * 64);
+        let shared = 4 * (sums + 8 * 16 * 32);
         let facts = &self.device.facts;
         let fits = shared + 1024 <= facts.shared_memory && facts.tensor();
-        (job.plan.tier.cache == Store::I8 && p.dim == 64 && fits).then_some((stride, shared))
+        (job.plan.tier.cache == Store::I8 && p.dim == 64 && fits).then_some((stride, sums, shared))
     }
 
     /// Whether attention splits the heads itself: where one block of it has all tokens of a head.
@@ -386,8 +387,8 @@ impl Cuda<'_> {
             (a.past[row], a.own[row]) = (self.part(past), self.part(own));
         }
         let heads = p.w / p.dim;
-        if let Some((stride, shared)) = self.tensor_attention(job, p, keys) {
-            a.stride = stride as i32;
+        if let Some((stride, sums, shared)) = self.tensor_attention(job, p, keys) {
+            (a.stride, a.sums) = (stride as i32, sums as i32);
             if self.fused(job, p, t)? {
                 a.fresh = 1;
                 a.heads = self.heads(job, p, t, weights)?;

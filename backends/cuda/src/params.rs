@@ -82,7 +82,7 @@ params! {
     Part { k: Ptr, v: Ptr, ks: Ptr, vs: Ptr, n: i32, unused: i32 }
     Attend {
         qkv: Ptr, past: [Part; 2], own: [Part; 2], heads: Heads, n: i32, w: i32, dim: i32, store: i32, stride: i32,
-        fresh: i32,
+        fresh: i32, sums: i32, unused: i32,
     }
     AttendMap { qkv: Ptr, out: Ptr, store: i32, c: i32, positions: i32, first: i32, factor: f32, total: i32 }
 

@@ -283,7 +283,7 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch
                 || p.partial != 0
                     && each >= 2 * t.depth()
                     && each * (split - 1) < k
-                    && t.bn <= 64
+                    && t.bn <= 32
                     && tiles * split * t.bm * t.bn * 4 <= PARTIAL
                     && tiles * 4 <= ARRIVED;
             if !fits {
@@ -291,7 +291,7 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch
             }
             let waves = (tiles * split).div_ceil(multiprocessors) as f64;
             let macs = (t.bm * t.bn * each * if wide { 2 } else { 1 }) as f64;
-            let cost = waves * macs / t.rate + if split > 1 { 1200.0 } else { 0.0 };
+            let cost = waves * macs / t.rate + t.fixed + if split > 1 { 3000.0 } else { 0.0 };
             if cost < best.2 {
                 best = (t, split, cost);
             }
@@ -318,8 +318,9 @@ struct Tile {
     groups: usize,
     stages: [usize; 2],
     threads: [usize; 2],
-    /// Multiply-accumulates per clock of a multiprocessor, roughly: for choosing.
+    /// Multiply-accumulates per clock of a multiprocessor, and clocks for the rest, roughly: for choosing.
     rate: f64,
+    fixed: f64,
 }
 
 const TILES: [Tile; 4] = [
@@ -331,7 +332,8 @@ const TILES: [Tile; 4] = [
         groups: 1,
         stages: [4, 3],
         threads: [128, 256],
-        rate: 1600.0,
+        rate: 1200.0,
+        fixed: 4000.0,
     },
     Tile {
         narrow: Kernel::gemm_128x64,
@@ -341,7 +343,8 @@ const TILES: [Tile; 4] = [
         groups: 1,
         stages: [4, 3],
         threads: [128, 128],
-        rate: 1300.0,
+        rate: 1100.0,
+        fixed: 3000.0,
     },
     Tile {
         narrow: Kernel::gemm_64x32,
@@ -352,6 +355,7 @@ const TILES: [Tile; 4] = [
         stages: [3, 2],
         threads: [256, 256],
         rate: 800.0,
+        fixed: 2000.0,
     },
     Tile {
         narrow: Kernel::gemm_any,
@@ -362,6 +366,7 @@ const TILES: [Tile; 4] = [
         stages: [3, 2],
         threads: [256, 256],
         rate: 500.0,
+        fixed: 2000.0,
     },
 ];
 

@@ -67,8 +67,8 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
             let (kind, level) = shape.decoder(tier.decoder).layer(c.cvae as usize, layer);
             let (_, output) = varmint_core::device::level_maps(shape, tier, layer);
             use varmint_core::tensor::Layer;
-            // What a norm leaves there comes after the sums; before the first one it is what was there before.
-            let rows = if pass == Pass::Scan { stat::GAIN } else { stat::TEMP };
+            // Sums first; what a hidden map and a norm leave there comes later.
+            let rows = if pass == Pass::Scan { stat::HIDDEN } else { stat::TEMP };
             let stats = (Buf::Stats, plan.buffer(Buf::Stats).size as usize / STATS * rows);
             match (kind, pass) {
                 (_, Pass::Scan | Pass::Norm1 | Pass::Norm2) => vec![stats],

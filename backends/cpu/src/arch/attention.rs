@@ -4,6 +4,7 @@
 use half::f16;
 use varmint_core::ops::{Heads, Kv, Scratch};
 use varmint_core::scalar::{quantize_i8, softmax, value_weights};
+use varmint_core::slices::{pieces, pieces_mut};
 
 /// Largest head; its query is held in registers.
 pub(crate) const MAX_DIM: usize = 64;
@@ -46,7 +47,7 @@ pub(crate) unsafe fn attend_i8(
     if !shaped || q.len() != out.len() || !q.len().is_multiple_of(dim) {
         return None;
     }
-    let n_heads = width / dim;
+    let n_heads = (width / dim).max(1);
     for (kv, n) in kv {
         let Kv::I8 { k, v, ks, vs } = kv else { return None };
         let (values, scales) = (n.checked_mul(width)?, n.checked_mul(n_heads)?);
@@ -57,7 +58,7 @@ pub(crate) unsafe fn attend_i8(
     let scores = scratch.scores.get_mut(..n)?;
     let probs = scratch.probs.get_mut(..n)?;
     let query = scratch.query.get_mut(..dim)?;
-    for (i, (q, out)) in q.chunks_exact(dim).zip(out.chunks_exact_mut(dim)).enumerate() {
+    for (i, (q, out)) in pieces(q, dim).zip(pieces_mut(out, dim)).enumerate() {
         let h = i % n_heads;
         let sq = quantize_i8(q, query);
         let mut done = 0;
@@ -67,7 +68,7 @@ pub(crate) unsafe fn attend_i8(
                 // SAFETY: `k` holds n keys of `width`, `query` holds `dim`, a multiple of 16 within
                 // `MAX_DIM`; head h is one of `width / dim`.
                 unsafe { dots(k, width, h, query, scores) };
-                for (s, k) in scores.iter_mut().zip(ks.chunks_exact(n_heads)) {
+                for (s, k) in scores.iter_mut().zip(pieces(ks, n_heads)) {
                     *s *= sq * k.get(h).copied().unwrap_or(f16::ZERO).to_f32();
                 }
             }

@@ -74,7 +74,7 @@ macro_rules! compiled_for {
 use compiled_for;
 
 /// Methods of `Ops` that every instruction set outside of x86-64 writes by hand: two products, and the two
-/// loops of attention. The reference where one declines.
+/// loops of attention. Where one declines, a call of the reference: it is not compiled in a second time.
 #[cfg(any(
     all(target_arch = "aarch64", target_endian = "little", target_feature = "neon"),
     all(target_arch = "arm", feature = "dsp"),
@@ -93,7 +93,7 @@ macro_rules! by_hand {
         fn gemm_i8(&self, x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
             // SAFETY: kernels are reached through a `Cpu`, which vouches for the features.
             if unsafe { $gemm_i8(x, row_scale, w, out) }.is_none() {
-                varmint_core::scalar::gemm_int(x, row_scale, w, out);
+                Scalar.gemm_i8(x, row_scale, w, out);
             }
         }
 
@@ -101,7 +101,7 @@ macro_rules! by_hand {
         fn gemm_i12(&self, x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]) {
             // SAFETY: as above.
             if unsafe { $gemm_i12(x, row_scale, w, out) }.is_none() {
-                varmint_core::scalar::gemm_int(x, row_scale, w, out);
+                Scalar.gemm_i12(x, row_scale, w, out);
             }
         }
 
@@ -117,7 +117,7 @@ macro_rules! by_hand {
             let loops = ($dots as _, $weigh as _);
             // SAFETY: as above.
             if unsafe { attend_i8(heads, q, kv, scratch, out, loops) }.is_none() {
-                varmint_core::scalar::attend(heads, q, kv, scratch, out);
+                Scalar.attend(heads, q, kv, scratch, out);
             }
         }
     };

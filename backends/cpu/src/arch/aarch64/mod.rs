@@ -7,8 +7,8 @@ mod half;
 mod neon;
 
 use ::half::f16;
-use varmint_core::Ops;
 use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::{Ops, Scalar};
 
 use super::by_hand;
 

@@ -5,8 +5,8 @@ mod attention;
 mod dsp;
 mod products;
 
-use varmint_core::Ops;
 use varmint_core::ops::{Heads, Kv, Packed, Scratch, Taps};
+use varmint_core::{Ops, Scalar};
 
 use super::by_hand;
 

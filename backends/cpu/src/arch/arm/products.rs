@@ -3,9 +3,11 @@
 //! `sxtb16` widens bytes 0 and 2 of a word, and after a rotation bytes 1 and 3; the inputs are brought
 //! into the same order (0, 2) and (1, 3), so nothing is ever put back.
 
+use core::mem::MaybeUninit;
+
 use varmint_core::ops::{Packed, Taps};
 
-use super::dsp::{smlad, spread};
+use super::dsp::{Inputs, ROWS, four_rows, smlad, spread};
 use crate::arch::product::Product;
 
 /// An input that a tile can take.
@@ -35,6 +37,9 @@ impl Input for i16 {
     }
 }
 
+/// Steps of 4 inputs that are widened at once, for [`ROWS`] rows: 2 KiB of stack.
+const STEPS: usize = 64;
+
 /// See `varmint_core::Ops::gemm_i8` and `gemm_i12`; `None` where the slices do not hold what the shapes
 /// say.
 pub(crate) fn gemm<T: Input>(
@@ -44,63 +49,97 @@ pub(crate) fn gemm<T: Input>(
     out: &mut [f32],
 ) -> Option<()> {
     let p = Product::new(x, scale, w, out)?;
-    for g in 0..p.groups() {
+    let whole = p.rows() - p.rows() % ROWS;
+    for m in (0..whole).step_by(ROWS) {
+        // SAFETY: `Product::new` checked every row, group and output of the shapes; these rows are below `rows()`.
+        unsafe { block(&p, m) };
+    }
+    for g in 0..if whole < p.rows() { p.groups() } else { 0 } {
         for c in (0..p.channels(8 * g).min(8)).step_by(2) {
-            let mut m = 0;
-            while m < p.rows() {
-                // SAFETY: `Product::new` checked every row, group and output of the shapes; the tile's
-                // rows and group are below `rows()` and `groups()`, channels `c` and `c + 1` below 8.
-                m += unsafe {
-                    match p.rows() - m {
-                        2.. => tile::<T, 2>(&p, m, g, c),
-                        _ => tile::<T, 1>(&p, m, g, c),
-                    }
-                };
+            for m in whole..p.rows() {
+                // SAFETY: as above; the group is below `groups()`, channels `c` and `c + 1` are below 8.
+                unsafe { tile(&p, m, g, c) };
             }
         }
     }
     Some(())
 }
 
-/// Rows `m..m + MR`, channels `c` and `c + 1` of group `g`: what thirteen registers hold.
+/// Rows `m..m + ROWS`, all channels. The inputs are widened once for all channels, as many steps as there is room
+/// for; between two such parts, the outputs hold the integer sums.
 ///
 /// # Safety
-/// The rows and the group are inside the product, `c < 7`.
-#[inline]
-unsafe fn tile<T: Input, const MR: usize>(
-    p: &Product<'_, T>,
-    m: usize,
-    g: usize,
-    c: usize,
-) -> usize {
-    let mut acc = [[0i32; 2]; MR];
-    for s in 0..p.segs() {
-        for step in 0..p.seg_steps() {
-            // SAFETY: the group's and the rows' values of this step lie inside their slices.
+/// The rows are inside the product.
+unsafe fn block<T: Input>(p: &Product<'_, T>, m: usize) {
+    let mut wide = [const { MaybeUninit::<Inputs>::uninit() }; STEPS];
+    let row_scales: [f32; ROWS] = core::array::from_fn(|i| p.row_scale(m + i));
+    // SAFETY: the caller vouches for the rows; a product has a channel.
+    let outs: [*mut f32; ROWS] = core::array::from_fn(|i| unsafe { p.out(m + i, 0) });
+    let (mut s, mut step) = (0, 0);
+    let (mut done, all) = (0, p.segs() * p.seg_steps());
+    while done < all {
+        let steps = STEPS.min(all - done);
+        for wide in &mut wide[..steps] {
+            // SAFETY: `s` and `step` run through the segments' steps, which lie inside the inputs.
+            wide.write(core::array::from_fn(|i| unsafe { T::quad(p.input(m + i, s, step)) }));
+            step += 1;
+            if step == p.seg_steps() {
+                (s, step) = (s + 1, 0);
+            }
+        }
+        for n in 0..p.channels(0) {
+            // SAFETY: the weights of all segments lie one after the other, these steps among them, and so many
+            // inputs were written. Row `m + i` and channel `n` are inside the product; its outputs are sums until
+            // the last steps.
             unsafe {
-                let mut x = [[0; 2]; MR];
-                for (i, x) in x.iter_mut().enumerate() {
-                    *x = T::quad(p.input(m + i, s, step));
-                }
-                let at = p.weights(g, s, step).add(4 * c).cast::<u32>();
-                for j in 0..2 {
-                    let [even, odd] = spread(at.add(j).read_unaligned());
-                    for (acc, x) in acc.iter_mut().zip(&x) {
-                        acc[j] = smlad(x[1], odd, smlad(x[0], even, acc[j]));
+                let out = outs.map(|out| out.add(n));
+                let acc = match done {
+                    0 => [0; ROWS],
+                    _ => out.map(|out| out.cast::<i32>().read()),
+                };
+                let w = p.weights(n / 8, 0, done).add(4 * (n % 8));
+                let acc = four_rows(w, wide.as_ptr().cast(), steps, acc);
+                if done + steps < all {
+                    for (out, acc) in out.iter().zip(acc) {
+                        out.cast::<i32>().write(acc);
+                    }
+                } else {
+                    let (scale, bias) = (p.scale(n).read(), p.bias(n).read());
+                    for ((out, acc), row_scale) in out.iter().zip(acc).zip(row_scales) {
+                        out.write(acc as f32 * (row_scale * scale) + bias);
                     }
                 }
             }
         }
+        done += steps;
     }
-    for (i, acc) in acc.iter().enumerate() {
-        for (j, &acc) in acc.iter().enumerate().take(p.channels(8 * g + c)) {
-            let n = 8 * g + c + j;
-            // SAFETY: row `m + i` and channel `n` are inside the product.
+}
+
+/// Row `m`, channels `c` and `c + 1` of group `g`.
+///
+/// # Safety
+/// The row and the group are inside the product, `c < 7`.
+#[inline]
+unsafe fn tile<T: Input>(p: &Product<'_, T>, m: usize, g: usize, c: usize) {
+    let mut acc = [0i32; 2];
+    for s in 0..p.segs() {
+        for step in 0..p.seg_steps() {
+            // SAFETY: the group's and the row's values of this step lie inside their slices.
             unsafe {
-                let scale = p.row_scale(m + i) * p.scale(n).read();
-                p.out(m + i, n).write(acc as f32 * scale + p.bias(n).read());
+                let x = T::quad(p.input(m, s, step));
+                let at = p.weights(g, s, step).add(4 * c).cast::<u32>();
+                for (j, acc) in acc.iter_mut().enumerate() {
+                    let [even, odd] = spread(at.add(j).read_unaligned());
+                    *acc = smlad(x[1], odd, smlad(x[0], even, *acc));
+                }
             }
         }
     }
-    MR
+    for (n, acc) in (8 * g + c..).zip(acc).take(p.channels(8 * g + c)) {
+        // SAFETY: row `m` and channel `n` are inside the product.
+        unsafe {
+            let scale = p.row_scale(m) * p.scale(n).read();
+            p.out(m, n).write(acc as f32 * scale + p.bias(n).read());
+        }
+    }
 }
