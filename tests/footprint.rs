@@ -67,14 +67,17 @@ fn expand(imm: u32) -> u32 {
 
 /// What a piece of code does to the stack and whom it calls.
 fn read(at: u64, code: &[u8], function: &mut Function) {
-    let half = |i: usize| code.get(2 * i..2 * i + 2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8);
+    let half =
+        |i: usize| code.get(2 * i..2 * i + 2).map(|b| u32::from(b[0]) | u32::from(b[1]) << 8);
     let mut i = 0;
     while let Some(a) = half(i) {
         let here = at + 2 * i as u64;
         let target = |offset: i32| here.wrapping_add(4).wrapping_add_signed(offset.into());
         if a >> 11 < 0b11101 {
             match a {
-                _ if a >> 9 == 0b101_1010 => function.frame += u64::from(4 * (a & 0x1ff).count_ones()),
+                _ if a >> 9 == 0b101_1010 => {
+                    function.frame += u64::from(4 * (a & 0x1ff).count_ones())
+                }
                 _ if a >> 7 == 0b1_0110_0001 => function.frame += u64::from(4 * (a & 0x7f)),
                 // A jump beyond the function is a call in its last place.
                 _ if a >> 11 == 0b11100 => {
@@ -145,7 +148,8 @@ fn footprint(path: &Path) -> Result<Footprint> {
             let data = marks.range(..=from).next_back().is_some_and(|m| *m.1);
             let to = marks.range(from + 1..end).next().map_or(end, |m| *m.0);
             if !data {
-                let code = section.data_range(from, to - from)?.context("a function without code")?;
+                let code =
+                    section.data_range(from, to - from)?.context("a function without code")?;
                 read(from, code, &mut f);
             }
             from = to;
@@ -191,7 +195,8 @@ fn deepest(
         let chain: Vec<_> = open.iter().map(name).collect();
         bail!("{} calls itself: {}", name(&at), chain.join(" > "));
     }
-    let f = functions.get(&at).with_context(|| format!("a call of {at:#x}, which is no function"))?;
+    let f =
+        functions.get(&at).with_context(|| format!("a call of {at:#x}, which is no function"))?;
     open.push(at);
     let mut most: Chain = (0, Vec::new());
     let any = f.through_pointer.then_some(pointers).into_iter().flatten();
@@ -225,7 +230,12 @@ fn main() -> Result<()> {
     }
     println!("{:16} {:>10} {:>8} {:>8}", "program", "code", "frame", "depth");
     for (row, f) in &rows {
-        println!("{row:16} {:>10} {:>8} {:>8}", num(f.code), num(f.stack.frame), num(f.stack.depth));
+        println!(
+            "{row:16} {:>10} {:>8} {:>8}",
+            num(f.code),
+            num(f.stack.frame),
+            num(f.stack.depth)
+        );
         if std::env::var_os("VARMINT_FRAMES").is_some() {
             f.largest.iter().take(12).for_each(|(frame, name)| println!("    {frame:>6}  {name}"));
             f.chain.iter().for_each(|(frame, name)| println!("    > {frame:>6}  {name}"));
