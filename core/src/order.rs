@@ -1,7 +1,7 @@
 //! Order of floats, in place: a selection and a sort that cannot panic and whose work the length bounds.
 //!
-//! The standard library's do less work on average, but they keep a check for an order that contradicts
-//! itself, which panics, and are a fifth of a firmware's code.
+//! The standard library's do less work on average, but they check for an order that contradicts itself and
+//! then panic, and they are many kilobytes of code.
 
 use core::cmp::Ordering;
 use core::mem::swap;
