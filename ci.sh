@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|aarch64|wasm|cortex_m|firmware|c|web|train|pictures|all]
+# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|no_panic|aarch64|wasm|cortex_m|firmware|c|web|train|pictures|all]
 # Needs Rust; `fuzz` installs cargo-fuzz and needs a C++ compiler; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -11,6 +11,7 @@ test() { # what the README says, and what every machine can run
 lint() {
     cargo fmt --check
     cargo fmt --check --manifest-path tests/bare/cortex-m/Cargo.toml
+    cargo fmt --check --manifest-path tests/bare/no-panic/Cargo.toml
     cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
     cargo fmt --check --manifest-path examples/web/Cargo.toml
     cargo fmt --check --manifest-path fuzz/Cargo.toml
@@ -56,6 +57,36 @@ bare() { # core and the CPU kernels alone, for a Cortex-M4F
     fi
     "${cargo[@]}" build --release -p varmint-core -p varmint-cpu --no-default-features --target "$target"
     "${cargo[@]}" build --release -p varmint-cpu --no-default-features --features dsp --target "$target"
+}
+
+no_panic() { # the core and the kernels link for Cortex-M without a panic; how much code and stack they are
+    CROSS_QEMU=0 CROSS_TARGETS="thumbv7em-none-eabihf thumbv8m.main-none-eabihf" bash ci/setup-cross.sh
+    local out=${CARGO_TARGET_DIR:-$PWD/target/no-panic} programs profile kernels
+    programs=$out/programs
+    rm -rf "$programs"
+    mkdir -p "$programs"
+    (
+        cd tests/bare/no-panic
+        export CARGO_TARGET_DIR=$out
+        cargo +cross clippy --release --features everything,dsp -- -D warnings
+        # Whatever is public, then what a firmware needs.
+        for profile in release small; do
+            cargo +cross build --profile "$profile" --features everything,dsp
+            for kernels in scalar cpu dsp; do
+                cargo +cross build --profile "$profile" --features "$kernels"
+                cp "$out/thumbv7em-none-eabihf/$profile/varmint-no-panic" "$programs/$kernels-$profile"
+            done
+        done
+        CARGO_TARGET_THUMBV8M_MAIN_NONE_EABIHF_RUSTFLAGS="-C target-cpu=cortex-m33" \
+            cargo +cross build --profile small --features everything,dsp --target thumbv8m.main-none-eabihf
+        # And the proof can fail.
+        if cargo +cross build --profile small --features control 2>"$out/control"; then
+            echo "a program that can panic was linked" >&2
+            exit 1
+        fi
+        grep 'undefined symbol: varmint_can_panic' "$out/control"
+    )
+    cargo test -q --test footprint -- "$programs"
 }
 
 aarch64() { # the kernels, and whole pictures, on emulated processors without and with dotprod
@@ -158,6 +189,7 @@ all() {
     fuzz
     pictures
     bare
+    no_panic
     aarch64
     wasm
     cortex_m

@@ -32,6 +32,7 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// [`Error::File`] with what is wrong and at which byte.
+    #[inline(never)] // what it needs of the stack is free again before the run
     pub fn parse(file: &'a [u8]) -> Result<Self, Error> {
         let container = Container::parse(file)?;
         if !(file.as_ptr() as usize).is_multiple_of(ALIGN) {

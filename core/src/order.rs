@@ -1,9 +1,9 @@
 //! Order of floats, in place: a selection and a sort that cannot panic and whose work the length bounds.
 //!
-//! The standard library's do less work on average, but they keep a check for an order that contradicts
-//! itself, which panics, and are a fifth of a firmware's code.
+//! The standard library's do less work on average, but they check for an order that contradicts itself and
+//! then panic, and they are many kilobytes of code.
 
-use core::cell::Cell;
+use core::cmp::Ordering;
 use core::mem::swap;
 
 /// Moves the items that pass to the front, in any order; how many there are.
@@ -32,59 +32,82 @@ fn ranked(rank: u32) -> f32 {
     f32::from_bits(if rank >> 31 == 0 { !rank } else { rank & !(1 << 31) })
 }
 
-/// The `k`-th largest item, `k` from 1 on; the smallest for a larger `k`. At most 32 passes, most of them
-/// over few items: those left have a rank between two bounds, and every pass halves the distance.
-pub(crate) fn kth_largest(mut x: &mut [f32], mut k: usize) -> f32 {
+/// The `k`-th largest item, `k` from 1 on; the smallest for a larger `k`. At most 33 passes: every one halves
+/// the distance of two ranks between which it is.
+pub(crate) fn kth_largest(x: &[f32], k: usize) -> f32 {
     let ranks = x.iter().map(|&v| rank(v));
     let (mut low, mut high) = ranks.fold((u32::MAX, 0), |(l, h), r| (l.min(r), h.max(r)));
     while low < high {
         let middle = high - (high - low) / 2;
-        let n = to_front(x, |v| rank(v) >= middle);
-        let (larger, others) = x.split_at_mut_checked(n).unwrap_or_default();
-        if n >= k {
-            (x, low) = (larger, middle);
-        } else {
-            (x, high) = (others, middle - 1);
-            k -= n;
+        let least = ranked(middle);
+        match (x.iter().map(|&v| u32::from(v >= least)).sum::<u32>() as usize).cmp(&k) {
+            Ordering::Less => high = middle - 1,
+            Ordering::Equal => return smallest(x, |v| v >= least),
+            Ordering::Greater => low = middle,
         }
     }
     ranked(low)
 }
 
+/// The smallest item that passes; infinity if none does.
+#[inline(always)]
+pub(crate) fn smallest(x: &[f32], passes: impl Fn(f32) -> bool) -> f32 {
+    let smaller = |m: f32, g: f32| {
+        let g = if passes(g) { g } else { f32::INFINITY };
+        if g < m { g } else { m }
+    };
+    // A minimum is the same in any order.
+    let mut lanes = [f32::INFINITY; 8];
+    let (eights, rest) = x.as_chunks::<8>();
+    for eight in eights {
+        for (lane, &g) in lanes.iter_mut().zip(eight) {
+            *lane = smaller(*lane, g);
+        }
+    }
+    let m = rest.iter().fold(f32::INFINITY, |m, &g| smaller(m, g));
+    lanes.iter().fold(m, |m, &g| if g < m { g } else { m })
+}
+
 /// Sorts, smallest first; where not-a-number is among the items, in some order.
 ///
-/// Batcher's merge exchange (Knuth, The Art of Computer Programming 3, 5.2.2 M): n log² n / 4 exchanges,
-/// whatever the items are, and in most passes neighbours are exchanged with neighbours: as vectors.
+/// A bitonic network (Batcher 1968) that puts the smaller of two always in front, so that the items that
+/// are missing to a power of two stay where they are not: n log² n / 4 exchanges whatever the items are, most of
+/// them of neighbours with neighbours, as vectors.
 pub(crate) fn sort(x: &mut [f32]) {
-    let n = x.len();
-    let x = Cell::from_mut(x).as_slice_of_cells();
-    let top = n.next_power_of_two() / 2;
-    let mut p = top;
-    while p > 0 {
-        let (mut q, mut from, mut distance) = (top, 0, p);
-        loop {
-            exchange(x, p, from, distance);
-            if q == p {
-                break;
-            }
-            (distance, from) = (q - p, p);
-            q /= 2;
+    let mut run = 1;
+    while run < x.len() {
+        // Two sorted runs, the second read backwards, fall and rise: the halves of that are apart in size.
+        for both in x.chunks_mut((2 * run).max(1)) {
+            let (a, b) = both.split_at_mut_checked(run).unwrap_or_default();
+            a.iter_mut().rev().zip(b).for_each(exchange);
         }
-        p /= 2;
+        let mut half = run / 2;
+        while half >= 8 {
+            halves(x, half);
+            half /= 2;
+        }
+        let small = run.min(8);
+        let (eights, rest) = x.as_chunks_mut::<8>();
+        for x in eights.iter_mut().map(|x| x.as_mut_slice()).chain([rest]) {
+            [4, 2, 1].into_iter().filter(|&half| half < small).for_each(|half| halves(x, half));
+        }
+        run *= 2;
     }
 }
 
-/// Brings items `i` and `i + distance` in order, for `p` items `i` of every `2 p`, from `from` on.
-fn exchange(x: &[Cell<f32>], p: usize, from: usize, distance: usize) {
-    let width = (2 * p).max(1);
-    let (a, b) = (x.get(from..).unwrap_or(&[]), x.get(from + distance..).unwrap_or(&[]));
-    for (a, b) in a.chunks(width).zip(b.chunks(width)) {
-        for (a, b) in a.iter().zip(b).take(p) {
-            let (low, high) = (a.get(), b.get());
-            a.set(if high < low { high } else { low });
-            b.set(if high < low { low } else { high });
-        }
+/// Exchanges the items of two neighbouring stretches of `half` items, from the first on.
+#[inline(always)]
+fn halves(x: &mut [f32], half: usize) {
+    for both in x.chunks_mut((2 * half).max(1)) {
+        let (a, b) = both.split_at_mut_checked(half).unwrap_or_default();
+        a.iter_mut().zip(b).for_each(exchange);
     }
+}
+
+/// The smaller one first.
+#[inline(always)]
+fn exchange((a, b): (&mut f32, &mut f32)) {
+    (*a, *b) = if *b < *a { (*b, *a) } else { (*a, *b) };
 }
 
 #[cfg(test)]
@@ -131,13 +154,13 @@ mod tests {
         for x in cases().filter(|x| !x.is_empty()) {
             let all = sorted(&x);
             for k in (1..=x.len()).step_by(1 + x.len() / 40) {
-                let mut mine = x.clone();
-                let kth = kth_largest(&mut mine, k);
+                let kth = kth_largest(&x, k);
                 assert_eq!(Some(&kth), all.iter().rev().nth(k - 1), "{k} of {}", x.len());
-                assert_eq!(sorted(&mine), all, "items only move");
+                let mut mine = x.clone();
                 let n = to_front(&mut mine, |v| v >= kth);
                 assert_eq!(n, all.iter().filter(|&&v| v >= kth).count());
                 assert!(mine.iter().take(n).all(|&v| v >= kth));
+                assert_eq!(sorted(&mine), all, "items only move");
             }
         }
     }
@@ -145,8 +168,8 @@ mod tests {
     #[test]
     fn whatever_comes_nothing_panics() {
         for k in [0, 1, 2, usize::MAX] {
-            kth_largest(&mut [], k);
-            kth_largest(&mut [f32::NAN, 1.0, -f32::NAN], k);
+            kth_largest(&[], k);
+            kth_largest(&[f32::NAN, 1.0, -f32::NAN], k);
         }
         sort(&mut [f32::NAN, 1.0, f32::NAN]);
     }

@@ -76,6 +76,8 @@ impl Plan {
         }
     }
 
+    // A frame of its own: who calls it keeps the plan, not what it took to make it.
+    #[inline(never)]
     const fn build(
         shape: &Shape,
         tier: &Tier,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::host::{Host, Job, nums, split};
 use crate::num::exp;
 use crate::ops::Ops;
-use crate::order::{kth_largest, sort, to_front};
+use crate::order::{kth_largest, smallest, sort, to_front};
 use crate::plan::Buf;
 use crate::rng::TokenRng;
 use crate::slices::{part, part_mut, pieces};
@@ -150,7 +150,7 @@ fn pick(logits: &[f32], k: usize, out: &mut [f32], scaled: impl Fn(f32) -> f32) 
         let [a, b, c, d] = lanes;
         *o = scaled(larger(larger(a, b), larger(c, d)));
     }
-    let least = kth_largest(part_mut(out, 0, blocks.len()), k);
+    let least = kth_largest(part(out, 0, blocks.len()), k);
     let mut n = 0;
     let mut take = |g: f32| {
         if g >= least
@@ -176,25 +176,6 @@ fn unscaled(logits: &[f32], temperature: f32, least: f32) -> f32 {
         return smallest(logits, |g| g >= least);
     }
     smallest(logits, |g| g / temperature >= least)
-}
-
-/// The smallest entry that passes.
-#[inline(always)]
-fn smallest(x: &[f32], passes: impl Fn(f32) -> bool) -> f32 {
-    let smaller = |m: f32, g: f32| {
-        let g = if passes(g) { g } else { f32::INFINITY };
-        if g < m { g } else { m }
-    };
-    // A minimum is the same in any order.
-    let mut lanes = [f32::INFINITY; 8];
-    let (eights, rest) = x.as_chunks::<8>();
-    for eight in eights {
-        for (lane, &g) in lanes.iter_mut().zip(eight) {
-            *lane = smaller(*lane, g);
-        }
-    }
-    let m = rest.iter().fold(f32::INFINITY, |m, &g| smaller(m, g));
-    lanes.iter().fold(m, |m, &g| if g < m { g } else { m })
 }
 
 #[cfg(test)]

@@ -104,9 +104,8 @@ pub fn gemm_int<T: Copy + Into<i32>>(
         return;
     }
     // A panel of 8 output channels stays in the nearest cache while all rows pass.
-    let panels = pieces(w.w, 8 * x.k()).zip(w.scale.as_chunks::<8>().0);
-    for (g, (panel, scale)) in panels.enumerate().take(n.div_ceil(8)) {
-        let bias = part(w.bias, 8 * g, (n - 8 * g).min(8));
+    let panels = pieces(w.w, 8 * x.k()).zip(w.scale.as_chunks::<8>().0).zip(w.bias.chunks(8));
+    for (g, ((panel, scale), bias)) in panels.enumerate() {
         for (m, out_row) in pieces_mut(out, n).take(x.rows).enumerate() {
             let mut acc = [0i32; 8];
             for (s, run_w) in pieces(panel, 8 * x.seg_len).enumerate() {
@@ -134,9 +133,9 @@ pub fn gemm_i4(x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f3
     if n == 0 || k == 0 || !x.seg_len.is_multiple_of(GROUP4) {
         return;
     }
-    let panels = pieces(w.w, 4 * k).zip(pieces(w.group, k / 4)).zip(w.scale.as_chunks::<8>().0);
-    for (g, ((panel, groups), scale)) in panels.enumerate().take(n.div_ceil(8)) {
-        let bias = part(w.bias, 8 * g, (n - 8 * g).min(8));
+    let panels = pieces(w.w, 4 * k).zip(pieces(w.group, k / 4));
+    let panels = panels.zip(w.scale.as_chunks::<8>().0).zip(w.bias.chunks(8));
+    for (g, (((panel, groups), scale), bias)) in panels.enumerate() {
         for (m, out_row) in pieces_mut(out, n).take(x.rows).enumerate() {
             let mut acc = [0i32; 8];
             let runs = pieces(panel, 4 * x.seg_len).zip(pieces(groups, x.seg_len / 4));

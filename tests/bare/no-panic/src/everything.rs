@@ -11,8 +11,8 @@ use varmint_core::rng::TokenRng;
 use varmint_core::sample::{draw, threshold};
 use varmint_core::tensor::{Data, Layer, Matrix};
 use varmint_core::{
-    Budget, Buf, Error, Generator, Host, Model, Ops, Pass, Plan, Scalar, Stage, Tier, num,
-    scalar, tensor,
+    Budget, Buf, Error, Generator, Host, Model, Ops, Pass, Plan, Scalar, Stage, Tier, num, scalar,
+    tensor,
 };
 
 use crate::{any, any_float, file, ram, request, show};
@@ -162,17 +162,14 @@ fn plans(model: &Model<'_>, plan: &Plan) -> Result<(), Error> {
     show_number(plan.floor() + plan.total_macs() as usize + plan.max_step_macs() as usize);
     let c = &model.shape.config;
     show_number(c.tokens() + c.max_tokens() + c.tokens_before(any()) + c.scale(any()).tokens());
-    tensor::for_each_spec(&model.shape, |spec| if spec.rows > any() { Err(Error::UnknownTier) } else { Ok(()) })
+    tensor::for_each_spec(&model.shape, |spec| {
+        if spec.rows > any() { Err(Error::UnknownTier) } else { Ok(()) }
+    })
 }
 
 fn stages(model: &Model<'_>, tier: &Tier, stage: Stage) {
-    let tile = varmint_core::Tile {
-        trunk: any(),
-        scale: any(),
-        row: any(),
-        block: any(),
-        at: any(),
-    };
+    let tile =
+        varmint_core::Tile { trunk: any(), scale: any(), row: any(), block: any(), at: any() };
     for stage in [
         stage,
         Stage::Ada { trunk: any(), row: any(), block: any() },
