@@ -324,7 +324,12 @@ impl Cuda<'_> {
 
     /// Floats from a query's scores to the next and from the scores to the sums, and bytes of shared memory, of the attention on tensor cores; `None` where
     /// another one has to do it.
-    fn tensor_attention(&self, job: &Job<'_>, p: &Place, keys: usize) -> Option<(usize, usize, usize)> {
+    fn tensor_attention(
+        &self,
+        job: &Job<'_>,
+        p: &Place,
+        keys: usize,
+    ) -> Option<(usize, usize, usize)> {
         // Rows of scores eight banks apart, scales of keys and values, the sums of eight warps.
         let stride = keys.next_multiple_of(32) + 8;
         let sums = (16 * stride + 2 * keys).next_multiple_of(4).max(32 * 64);

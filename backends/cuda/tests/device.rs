@@ -38,15 +38,15 @@ fn ram(bytes: usize) -> Vec<u128> {
     vec![0; bytes.div_ceil(16)]
 }
 
-/// The buffers that a stage is the last to write, and how many bytes of them mean something.
-fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
+/// The buffers that a stage is the last to write, and which bytes of them mean something.
+fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize, usize)> {
     let (shape, tier) = (&model.shape, &plan.tier);
     let c = &shape.config;
-    let all = |buf| (buf, plan.buffer(buf).size as usize);
+    let all = |buf| (buf, 0, plan.buffer(buf).size as usize);
     match stage {
         Stage::Setup { trunk } => {
             let w = shape.trunk(trunk).width as usize;
-            vec![(Buf::Cond, 4 * w * tier.rows_of(trunk, 0)), all(Buf::FHat)]
+            vec![(Buf::Cond, 0, 4 * w * tier.rows_of(trunk, 0)), all(Buf::FHat)]
         }
         Stage::HeadAda { .. } => match stage.next(shape, tier) {
             Stage::HeadAda { .. } => vec![],
@@ -67,15 +67,20 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize)> {
             let (kind, level) = shape.decoder(tier.decoder).layer(c.cvae as usize, layer);
             let (_, output) = varmint_core::device::level_maps(shape, tier, layer);
             use varmint_core::tensor::Layer;
-            // Sums first; what a hidden map and a norm leave there comes later.
-            let rows = if pass == Pass::Scan { stat::HIDDEN } else { stat::TEMP };
-            let stats = (Buf::Stats, plan.buffer(Buf::Stats).size as usize / STATS * rows);
+            // Rows of the statistics: those of maps, of hidden maps, and what a norm leaves.
+            let stats = |from, to| {
+                let row = plan.buffer(Buf::Stats).size as usize / STATS;
+                (Buf::Stats, from * row, to * row)
+            };
             match (kind, pass) {
-                (_, Pass::Scan | Pass::Norm1 | Pass::Norm2) => vec![stats],
-                (Layer::Res { .. }, Pass::First) => vec![stats, all(Buf::Hidden(level))],
+                (_, Pass::Scan) => vec![stats(stat::MAP, stat::HIDDEN)],
+                (_, Pass::Norm1 | Pass::Norm2) => vec![stats(stat::GAIN, stat::TEMP)],
+                (Layer::Res { .. }, Pass::First) => {
+                    vec![stats(stat::HIDDEN, stat::GAIN), all(Buf::Hidden(level))]
+                }
                 (Layer::Attention { .. }, Pass::First) => vec![all(Buf::MapQkv)],
                 (Layer::Out { .. }, _) => vec![all(Buf::Rgb)],
-                _ => vec![stats, all(output)],
+                _ => vec![stats(stat::MAP, stat::HIDDEN), all(output)],
             }
         }
         Stage::Ada { .. } | Stage::Keys(_) | Stage::Keep(_) | Stage::Head { .. } | Stage::Done => {
@@ -110,13 +115,13 @@ fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -
             wrong.push(format!("{stage:?}: {e}"));
             return wrong;
         }
-        for (buf, n) in written(model, &plan, stage) {
+        for (buf, from, to) in written(model, &plan, stage) {
             if plan.buffer(buf).size == 0 {
                 continue;
             }
-            let want = host.view(&plan, buf).unwrap()[..n].to_vec();
+            let want = host.view(&plan, buf).unwrap()[from..to].to_vec();
             let got = match cuda.view(&plan, buf) {
-                Ok(got) => &got[..n],
+                Ok(got) => &got[from..to],
                 Err(e) => {
                     wrong.push(format!("{stage:?} {buf:?}: {e}"));
                     return wrong;
@@ -130,7 +135,8 @@ fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -
                     x.get(i..i + 4).map_or(0.0, |b| f32::from_le_bytes(b.try_into().unwrap()))
                 };
                 wrong.push(format!(
-                    "{stage:?} {buf:?}: {count} of {n} bytes, first at {at}: {:#04x} {} for {:#04x} {}",
+                    "{stage:?} {buf:?}: {count} of {} bytes, first at {at}: {:#04x} {} for {:#04x} {}",
+                    want.len(),
                     got[at],
                     f(got),
                     want[at],
@@ -139,6 +145,11 @@ fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -
                 let whole = host.view(&plan, buf).unwrap().to_vec();
                 cuda.write(&plan, buf, &whole).unwrap();
             }
+        }
+        if let Stage::Decode { pass: Pass::Scan, .. } = stage {
+            // Narrow layers leave the rest of a row as it was.
+            let bytes = host.view(&plan, Buf::Stats).unwrap().to_vec();
+            cuda.write(&plan, Buf::Stats, &bytes).unwrap();
         }
         stage = stage.next(&model.shape, &plan.tier);
     }
