@@ -3,7 +3,8 @@
 use std::cell::OnceCell;
 
 use varmint_core::{
-    Budget, Error, Generator, Host, Model, Plan, Progress, Request, Rows, ScaleView, Step, Tier,
+    Backend, Budget, Error, Generator, Host, Model, Ops, Plan, Progress, Request, Rows, ScaleView,
+    Step, Tier,
 };
 use varmint_cpu::Cpu;
 
@@ -39,6 +40,9 @@ pub struct Engine<'m> {
     plan: Plan,
     arena: Vec<u128>,
     cpu: Cpu,
+    /// What works in its place, where there is one; the arena is then empty.
+    #[cfg(feature = "cuda")]
+    gpu: Option<Box<varmint_cuda::Cuda<'m>>>,
 }
 
 impl<'m> Engine<'m> {
@@ -63,7 +67,32 @@ impl<'m> Engine<'m> {
     fn allocate(model: &'m Model<'m>, plan: Plan, bytes: usize) -> Result<Self, Error> {
         plan.verify()?;
         // A plan's bytes are a multiple of 16: what is cut off here, no plan can use.
-        Ok(Self { model, plan, arena: vec![0; bytes / 16], cpu: Cpu::detect() })
+        Ok(Self {
+            model,
+            plan,
+            arena: vec![0; bytes / 16],
+            cpu: Cpu::detect(),
+            #[cfg(feature = "cuda")]
+            gpu: None,
+        })
+    }
+
+    /// On the first NVIDIA GPU, which takes all memory that the tier needs at once. The same pictures.
+    ///
+    /// # Errors
+    /// Why there is no GPU to use; [`varmint_cuda::Error::Unsupported`] for tiers that only a CPU runs.
+    #[cfg(feature = "cuda")]
+    pub fn on_gpu(model: &'m Model<'m>, tier: &Tier) -> Result<Self, varmint_cuda::Error> {
+        let plan = Plan::new(&model.shape, &varmint_cuda::tier(model, tier))?;
+        plan.verify()?;
+        let gpu = Some(Box::new(varmint_cuda::Cuda::new(model, &plan)?));
+        Ok(Self { model, plan, arena: Vec::new(), cpu: Cpu::detect(), gpu })
+    }
+
+    /// The GPU's backend, where there is one: its facts and what memory it holds.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Option<&varmint_cuda::Cuda<'m>> {
+        self.gpu.as_deref()
     }
 
     /// Makes the next images in another tier, in the same arena.
@@ -71,6 +100,14 @@ impl<'m> Engine<'m> {
     /// # Errors
     /// As [`Plan::new`]; [`Error::ArenaTooSmall`] with need and got. The tier then stays as it was.
     pub fn set_tier(&mut self, tier: &Tier) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &mut self.gpu {
+            let plan = Plan::new(&self.model.shape, &varmint_cuda::tier(self.model, tier))?;
+            plan.verify()?;
+            gpu.prepare(self.model, &plan)?;
+            self.plan = plan;
+            return Ok(());
+        }
         let plan = Plan::new(&self.model.shape, tier)?;
         plan.verify()?;
         Budget::ram(self.arena.len() * 16).check(&plan)?;
@@ -78,14 +115,18 @@ impl<'m> Engine<'m> {
         Ok(())
     }
 
-    /// Uses another instruction set.
+    /// Uses another instruction set; nothing changes on a GPU.
     pub fn set_cpu(&mut self, cpu: Cpu) {
         self.cpu = cpu;
     }
 
-    /// The CPU in use.
-    pub fn cpu(&self) -> Cpu {
-        self.cpu
+    /// The name of what does the work: an instruction set, or "cuda".
+    pub fn backend(&self) -> &str {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.name();
+        }
+        Ops::name(&self.cpu)
     }
 
     /// The plan of the current tier.
@@ -93,7 +134,7 @@ impl<'m> Engine<'m> {
         &self.plan
     }
 
-    /// The arena: between two images its content means nothing.
+    /// The arena: between two images its content means nothing. Empty where it is a GPU's.
     pub fn arena(&mut self) -> &mut [u8] {
         bytemuck::cast_slice_mut(&mut self.arena)
     }
@@ -145,9 +186,20 @@ impl<'m> Engine<'m> {
         let scales = self.model.shape.config.n_scales();
         // Plans of scales at which it went down: the generator borrows them.
         let lowered = vec![OnceCell::new(); scales];
-        let ram: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
-        let host = Host::new(self.cpu, ram, &self.plan)?;
-        let mut generator = Generator::new(self.model, &self.plan, host, request)?;
+        let (mut host, backend): (_, &mut dyn Backend);
+        #[cfg(feature = "cuda")]
+        let gpu: Option<&mut dyn Backend> = self.gpu.as_mut().map(|gpu| gpu.as_mut() as _);
+        #[cfg(not(feature = "cuda"))]
+        let gpu: Option<&mut dyn Backend> = None;
+        match gpu {
+            Some(gpu) => backend = gpu,
+            None => {
+                let ram = bytemuck::cast_slice_mut(&mut self.arena);
+                host = Host::new(self.cpu, ram, &self.plan)?;
+                backend = &mut host;
+            }
+        }
+        let mut generator = Generator::new(self.model, &self.plan, backend, request)?;
         let mut image = Image { width: 0, height: 0, rgb: Vec::new(), tokens: Vec::new() };
         loop {
             if let Some(scale) = generator.boundary()

@@ -16,11 +16,15 @@
 //! image.write_png(std::fs::File::create("heart.png")?)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! With the feature `cuda`, `Engine::on_gpu` makes the same pictures on an NVIDIA GPU.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
 pub use varmint_core::*;
 pub use varmint_cpu::{Cpu, Isa};
+#[cfg(feature = "cuda")]
+pub use varmint_cuda as cuda;
 
 #[cfg(feature = "std")]
 mod engine;

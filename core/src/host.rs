@@ -43,6 +43,21 @@ pub trait Backend {
     fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error>;
 }
 
+/// A backend that someone else owns.
+impl<B: Backend + ?Sized> Backend for &mut B {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), Error> {
+        (**self).run(job, stage)
+    }
+
+    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
+        (**self).view(plan, buf)
+    }
+}
+
 /// The backend over the caller's memory.
 #[derive(Debug)]
 pub struct Host<'m, O> {

@@ -119,6 +119,11 @@ impl<'a> Model<'a> {
         (0..this.shape.n_tiers()).filter_map(move |i| this.tier_at(i).ok())
     }
 
+    /// The file itself, for backends that read it from a memory of their own.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.file
+    }
+
     /// Bytes of the whole file: what stays in flash or in the mapped file.
     pub fn file_bytes(&self) -> usize {
         self.file.len()

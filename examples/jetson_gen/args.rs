@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use varmint::Sampling;
 
 /// Makes pictures with a VAR model inside a fixed arena.
@@ -15,7 +15,8 @@ use varmint::Sampling;
   jetson_gen --class 'red heart' --style twemoji      one picture
   jetson_gen --class pizza                            a picture in every style
   jetson_gen --class 812 --style noto --count 16 --seed 7 --out sixteen.png
-  jetson_gen --model my.vmt --tier int8 --json")]
+  jetson_gen --model my.vmt --tier int8 --json
+  jetson_gen --device cuda                            on an NVIDIA GPU, or an error")]
 pub(crate) struct Args {
     /// Model file (.vmt) in place of the one inside the program
     #[arg(long)]
@@ -41,7 +42,10 @@ pub(crate) struct Args {
     /// Tier of the model (default: its first)
     #[arg(long)]
     pub(crate) tier: Option<String>,
-    /// Instruction set: baseline, avx2, avx512, vnni, neon or dotprod (default: the best that this
+    /// Where to work: auto takes the GPU where this build (--features cuda) and the machine have one
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) device: Choice,
+    /// Instruction set on the CPU: baseline, avx2, avx512, vnni, neon or dotprod (default: the best that this
     /// processor has)
     #[arg(long)]
     pub(crate) backend: Option<String>,
@@ -63,6 +67,17 @@ pub(crate) struct Args {
     /// No picture in the terminal
     #[arg(long)]
     pub(crate) no_picture: bool,
+}
+
+/// Where to work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Choice {
+    /// The GPU if there is one.
+    Auto,
+    /// The GPU, or an error.
+    Cuda,
+    /// The processor.
+    Cpu,
 }
 
 fn finite(text: &str) -> Result<f32, String> {

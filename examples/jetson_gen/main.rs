@@ -3,6 +3,7 @@
 //! `cargo run --release --example jetson_gen` needs nothing else: the default model is inside.
 
 mod args;
+mod board;
 mod report;
 mod terminal;
 
@@ -14,7 +15,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use varmint::{Cpu, Engine, Event, Image, Isa, Model, ModelFile, Request, Tier};
 
-use args::Args;
+use args::{Args, Choice};
 use report::{Report, Timing};
 
 /// The shipped model: see fixtures/README.md.
@@ -65,9 +66,7 @@ fn run(args: &Args) -> Result<()> {
         None => Model::parse(DEFAULT).context("the embedded model is refused")?,
     };
     let tier = choose_tier(&model, args.tier.as_deref())?;
-    let mut engine = Engine::new(&model, &tier)?;
-    let cpu = choose_cpu(args.backend.as_deref())?;
-    engine.set_cpu(if args.threads > 1 { cpu.parallel() } else { cpu });
+    let mut engine = choose_engine(&model, &tier, args)?;
     let (cells, columns) = choose_cells(&model, args)?;
 
     // Poison, so that what a run touches can be told from what it was given.
@@ -131,20 +130,21 @@ fn make(
     let base = index * engine.plan().total_macs();
     let scales = model.shape.config.n_scales();
     let mut timing = Timing::default();
+    // A GPU works on while we count: looking at the latent waits for it.
+    let waits = engine.backend() == "cuda";
     let mut last = Instant::now();
     bar.set_message(format!("scale 1 of {scales}"));
     let image = engine.generate_with(request, |event| match event {
         Event::Working(p) => bar.set_position(base + p.done),
         Event::Scale(s) => {
+            let (done, width) = (s.progress.done, s.size.1);
+            let shown = args.preview && !args.json;
+            let latent: Option<Vec<[u8; 3]>> =
+                (shown || waits).then(|| s.preview().ok().map(Iterator::collect)).flatten();
             timing.scales.push(last.elapsed());
             last = Instant::now();
-            bar.set_position(base + s.progress.done);
-            let width = s.size.1;
-            if args.preview
-                && !args.json
-                && let Ok(latent) = s.preview()
-            {
-                let latent: Vec<[u8; 3]> = latent.collect();
+            bar.set_position(base + done);
+            if let (true, Some(latent)) = (shown, latent) {
                 bar.println(terminal::blocks(&latent, width));
             }
             let next = s.scale + 2;
@@ -166,6 +166,27 @@ fn choose_tier(model: &Model<'_>, name: Option<&str>) -> Result<Tier> {
         let names: Vec<String> = model.tiers().map(|t| t.name().to_owned()).collect();
         format!("the model has no tier `{name}`; it has {}", names.join(", "))
     })
+}
+
+/// The GPU or the processor; where the GPU was wanted if possible and is not, one line says why.
+fn choose_engine<'m>(model: &'m Model<'m>, tier: &Tier, args: &Args) -> Result<Engine<'m>> {
+    #[cfg(feature = "cuda")]
+    if args.device != Choice::Cpu && args.backend.is_none() {
+        match Engine::on_gpu(model, tier) {
+            Ok(engine) => return Ok(engine),
+            Err(error) if args.device == Choice::Cuda => {
+                return Err(error).context("cannot use a GPU");
+            }
+            Err(error) => eprintln!("on the processor, not on a GPU: {error}"),
+        }
+    }
+    if args.device == Choice::Cuda {
+        bail!("this build has no GPU support: build it with `--features cuda`");
+    }
+    let mut engine = Engine::new(model, tier)?;
+    let cpu = choose_cpu(args.backend.as_deref())?;
+    engine.set_cpu(if args.threads > 1 { cpu.parallel() } else { cpu });
+    Ok(engine)
 }
 
 fn choose_cpu(name: Option<&str>) -> Result<Cpu> {

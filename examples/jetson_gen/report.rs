@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use varmint::{Engine, Model, Ops, Tier};
+use varmint::{Engine, Model, Tier};
+
+use crate::board::Board;
 
 /// The times of one image.
 #[derive(Clone, Debug, Default)]
@@ -16,11 +18,43 @@ pub(crate) struct Timing {
     pub(crate) decoder: Duration,
 }
 
+/// What a GPU says, in bytes.
+struct Gpu {
+    name: String,
+    extra: usize,
+    weights_shared: bool,
+    driver: usize,
+    graphs: usize,
+}
+
+impl Gpu {
+    #[cfg(feature = "cuda")]
+    fn of(engine: &Engine<'_>) -> Option<Self> {
+        let gpu = engine.gpu()?;
+        let f = gpu.footprint();
+        Some(Self {
+            name: gpu.facts().name.clone(),
+            extra: f.extra,
+            weights_shared: f.weights_shared,
+            driver: f.driver,
+            graphs: gpu.launches().0,
+        })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn of(_: &Engine<'_>) -> Option<Self> {
+        None
+    }
+}
+
 /// The figures of a run.
 pub(crate) struct Report {
     model: String,
     file_bytes: usize,
-    backend: &'static str,
+    backend: String,
+    board: Option<String>,
+    /// The GPU and what of its memory is taken.
+    gpu: Option<Gpu>,
     tier: String,
     planned: usize,
     floor: usize,
@@ -56,7 +90,9 @@ impl Report {
         Self {
             model: model.name().to_owned(),
             file_bytes: model.file_bytes(),
-            backend: engine.cpu().name(),
+            backend: engine.backend().to_owned(),
+            board: Board::read(Path::new("/")).line(),
+            gpu: Gpu::of(engine),
             tier: tier.name().to_owned(),
             planned: engine.plan().bytes(),
             floor: engine.plan().floor(),
@@ -83,6 +119,14 @@ impl Report {
             "arena_planned_bytes": self.planned,
             "arena_used_bytes": self.touched,
             "arena_lower_bound_bytes": self.floor,
+            "board": self.board,
+            "gpu": self.gpu.as_ref().map(|g| json!({
+                "name": g.name,
+                "beside_the_arena_bytes": g.extra,
+                "weights_are_the_host_s": g.weights_shared,
+                "driver_bytes": g.driver,
+                "graphs": g.graphs,
+            })),
             "macs_per_image": self.macs,
             "images": self.images,
             "scale_ms": self.scales.iter().map(|s| json!({"scale": s.0, "ms": s.1})).collect::<Vec<_>>(),
@@ -97,11 +141,25 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "model    {} ({} bytes, read in place)", self.model, self.file_bytes)?;
         writeln!(f, "backend  {}, tier {}", self.backend, self.tier)?;
-        writeln!(
-            f,
-            "arena    {} bytes planned, {} bytes used (lower bound of any plan: {})",
-            self.planned, self.touched, self.floor
-        )?;
+        if let Some(board) = &self.board {
+            writeln!(f, "board    {board}")?;
+        }
+        match &self.gpu {
+            None => writeln!(
+                f,
+                "arena    {} bytes planned, {} bytes used (lower bound of any plan: {})",
+                self.planned, self.touched, self.floor
+            )?,
+            Some(g) => writeln!(
+                f,
+                "GPU      {}: arena {} bytes, beside it {}, weights {}, driver {} (context and kernels)",
+                g.name,
+                self.planned,
+                g.extra,
+                if g.weights_shared { "as the host has them" } else { "copied once" },
+                g.driver
+            )?,
+        }
         write!(f, "time     ")?;
         for (name, ms) in &self.scales {
             write!(f, "{name} {ms:.1} | ")?;

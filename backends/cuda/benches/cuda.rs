@@ -148,7 +148,7 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     let lanes: usize = value(rest, "--lanes").map_or(Ok(1), str::parse)?;
     let images: usize = value(rest, "--images").map_or(Ok(20), str::parse)?;
     let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier))?;
-    let first = Cuda::new(file.bytes(), &model, &plan)?;
+    let first = Cuda::new(&model, &plan)?;
     let mut first = first;
     first.set_graphs(!rest.iter().any(|a| a == "--kernels"));
     let facts = first.facts().clone();

@@ -93,14 +93,29 @@ struct Extra {
     bytes: usize,
 }
 
+impl Extra {
+    /// The same, with memory that begins at `at`.
+    fn from(self, at: Ptr) -> Self {
+        Self {
+            request: self.request + at,
+            forced: self.forced + at,
+            logits: self.logits + at,
+            partial: self.partial + at,
+            arrived: self.arrived + at,
+            floats: self.floats + at,
+            ..self
+        }
+    }
+}
+
 impl<'a> Cuda<'a> {
-    /// Opens the first GPU and takes all memory that images by this plan will need; `file` holds the model.
+    /// Opens the first GPU and takes all memory that images by this plan will need.
     ///
     /// # Errors
     /// No GPU or driver; [`Error::Memory`] with need and got; [`Error::Unsupported`] for a plan that is not of
     /// [`tier()`], for tiers that drop tokens, and for shapes that the kernels do not take.
-    pub fn new(file: &'a [u8], model: &Model<'_>, plan: &Plan) -> Result<Self, Error> {
-        Self::with(file, model, plan, None)
+    pub fn new(model: &Model<'a>, plan: &Plan) -> Result<Self, Error> {
+        Self::with(model, plan, None)
     }
 
     /// Another one for the same model, which it reads where this one does: to make several images at once, each from
@@ -108,38 +123,31 @@ impl<'a> Cuda<'a> {
     ///
     /// # Errors
     /// As [`Cuda::new`].
-    pub fn beside(&self, model: &Model<'_>, plan: &Plan) -> Result<Self, Error> {
-        Self::with(self.file, model, plan, Some(self.weights.clone()))
+    pub fn beside(&self, model: &Model<'a>, plan: &Plan) -> Result<Self, Error> {
+        if !std::ptr::eq(model.bytes(), self.file) {
+            return Err(varmint_core::Error::PlanMismatch.into());
+        }
+        Self::with(model, plan, Some(self.weights.clone()))
     }
 
-    fn with(
-        file: &'a [u8],
-        model: &Model<'_>,
-        plan: &Plan,
-        weights: Option<Arc<Memory>>,
-    ) -> Result<Self, Error> {
+    fn with(model: &Model<'a>, plan: &Plan, weights: Option<Arc<Memory>>) -> Result<Self, Error> {
         let device = Device::open()?;
         check(model, plan, &device.facts)?;
         let before = device.free()?;
         let total = device.facts.memory;
-        let mut places = extra(model, plan);
+        let places = extra(model, plan);
         let arena = device.take(plan.bytes())?;
         let extra = device.take(places.bytes)?;
+        let places = places.from(extra.at);
+        device.write(places.partial, &vec![0; queue::PARTIAL + queue::ARRIVED])?;
         let weights = match weights {
             Some(shared) => shared,
-            None => Arc::new(device.map(file)?),
+            None => Arc::new(device.map(model.bytes())?),
         };
-        places.request += extra.at;
-        places.forced += extra.at;
-        places.logits += extra.at;
-        places.partial += extra.at;
-        places.arrived += extra.at;
-        places.floats += extra.at;
-        device.write(places.partial, &vec![0; queue::PARTIAL + queue::ARRIVED])?;
         // Others may hold memory, too: this is what is gone beside what was taken here.
         let driver = total - before;
         Ok(Self {
-            file,
+            file: model.bytes(),
             queue: Vec::new(),
             held: None,
             seen: Vec::new(),
@@ -150,6 +158,25 @@ impl<'a> Cuda<'a> {
             driver,
             device,
         })
+    }
+
+    /// Checks that images by another plan of the same model can be made in the memory that is there.
+    ///
+    /// # Errors
+    /// As [`Cuda::new`].
+    pub fn prepare(&mut self, model: &Model<'a>, plan: &Plan) -> Result<(), Error> {
+        check(model, plan, &self.device.facts)?;
+        let places = extra(model, plan);
+        for (need, got) in [(plan.bytes(), self.arena.bytes), (places.bytes, self.extra.bytes)] {
+            if need > got {
+                return Err(Error::Memory { need, got });
+            }
+        }
+        self.send(false)?;
+        self.places = places.from(self.extra.at);
+        // Where the sums of shared tiles are now, something else may have been.
+        self.device.write(self.places.partial, &vec![0; queue::PARTIAL + queue::ARRIVED])?;
+        self.device.wait()
     }
 
     /// Facts of the device.

@@ -91,11 +91,11 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize, usi
 
 /// Runs the reference and the GPU side by side, one stage at a time. After a difference the GPU goes on with what the
 /// reference has, so that every stage that is wrong shows by itself.
-fn lockstep(model: &Model<'_>, tier: &Tier, file: &[u8], request: Request<'_>) -> Vec<String> {
+fn lockstep(model: &Model<'_>, tier: &Tier, request: Request<'_>) -> Vec<String> {
     let plan = Plan::new(&model.shape, &varmint_cuda::tier(model, tier)).unwrap();
     let mut memory = ram(plan.bytes());
     let mut host = Host::new(Scalar, bytemuck::cast_slice_mut(&mut memory), &plan).unwrap();
-    let mut cuda = Cuda::new(file, model, &plan).unwrap();
+    let mut cuda = Cuda::new(model, &plan).unwrap();
     cuda.set_graphs(false);
     let job = Job { model, plan: &plan, request: &request };
     let mut wrong = Vec::new();
@@ -177,7 +177,7 @@ fn every_stage_is_the_reference_s() {
         for tier in model.tiers() {
             let [request, other] = requests(&model);
             let request = if tier.index == 0 { request } else { other };
-            let found = lockstep(&model, &tier, file.bytes(), request);
+            let found = lockstep(&model, &tier, request);
             eprintln!("{name} {}: {} stages differ", tier.name(), found.len());
             for f in found.iter().take(12) {
                 eprintln!("    {f}");
@@ -218,7 +218,7 @@ fn pictures_are_the_cpu_s() {
         for tier in model.tiers() {
             let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier)).unwrap();
             let [first, second] = requests(&model);
-            let cuda = match Cuda::new(file.bytes(), &model, &plan) {
+            let cuda = match Cuda::new(&model, &plan) {
                 Ok(cuda) => cuda,
                 Err(varmint_cuda::Error::Unsupported(why)) => {
                     eprintln!("{name} {}: not on the GPU: {why}", tier.name());
@@ -253,7 +253,7 @@ fn an_image_that_is_given_up_leaves_nothing() {
     let plan =
         Plan::new(&model.shape, &varmint_cuda::tier(&model, &model.tier_at(0).unwrap())).unwrap();
     let [first, second] = requests(&model);
-    let cuda = Cuda::new(file.bytes(), &model, &plan).unwrap();
+    let cuda = Cuda::new(&model, &plan).unwrap();
     let mut g = Generator::new(&model, &plan, cuda, first).unwrap();
     let want = picture(&mut g);
     for steps in [1, 7, 40, 90] {
@@ -276,7 +276,7 @@ fn too_much_memory_is_refused_with_numbers() {
     let tier = model.tier_at(0).unwrap();
     let plan = Plan::new(&model.shape, &tier).unwrap();
     // A plan of the CPU's tier is not the GPU's.
-    let got = Cuda::new(file.bytes(), &model, &plan).map(|_| ());
+    let got = Cuda::new(&model, &plan).map(|_| ());
     assert!(matches!(got, Err(varmint_cuda::Error::Unsupported(_))), "{got:?}");
 }
 
