@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|no_panic|aarch64|wasm|cortex_m|firmware|c|web|train|pictures|all]
+# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|no_panic|aarch64|wasm|cortex_m|firmware|c|web|checksums|cuda|train|pictures|all]
 # Needs Rust; `fuzz` installs cargo-fuzz and needs a C++ compiler; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 test() { # what the README says, and what every machine can run
     cargo test --workspace
+    cargo test --quiet --test edge_picture -- --nocapture | collect
 }
 
 lint() {
@@ -98,8 +99,9 @@ aarch64() { # the kernels, and whole pictures, on emulated processors without an
         kernels=baseline,neon
         [ "$processor" = cortex-a72 ] || kernels+=,dotprod
         export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $processor -L /usr/aarch64-linux-gnu"
-        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint-cpu --test kernels --target "$target"
+        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint-core -p varmint-cpu --target "$target"
         VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint --test steps --test picture --target "$target"
+        cargo +cross test --quiet -p varmint --test edge_picture --target "$target" -- --nocapture | collect
     done
 }
 
@@ -127,10 +129,22 @@ cortex_m() { # the kernels for Cortex-M, in firmware on an emulated board
     )
 }
 
+# Where programs on all platforms leave what they drew, line by line.
+CHECKSUMS=${CHECKSUMS:-$PWD/target/checksums}
+
+collect() { # keeps the checksum lines of what goes through
+    mkdir -p "$(dirname "$CHECKSUMS")"
+    tee >(grep -o 'checksum [a-z0-9_-]* 0x[0-9a-f]*' >>"$CHECKSUMS" || true)
+}
+
+checksums() { # all platforms drew the edge picture; docs/arithmetic.md says which. To write the table: VARMINT_BLESS=1
+    python3 ci/checksums.py "$CHECKSUMS" docs/arithmetic.md
+}
+
 same_picture() { # the line in which a program on platform $1 says that it drew the edge picture; what it printed comes by stdin
     local line
     line="checksum $1 $(sed -n 's/^crc32 = //p' fixtures/edge-picture.txt)"
-    tee /dev/stderr | grep -xF "$line" >/dev/null || { echo "not there: $line" >&2 && return 1; }
+    collect | tee /dev/stderr | grep -xF "$line" >/dev/null || { echo "not there: $line" >&2 && return 1; }
 }
 
 c() { # the C interface: the edge picture from C, on this machine and in firmware on an emulated board
@@ -147,7 +161,7 @@ web() { # the page, in a headless browser: the edge picture from both modules
     local out=${CARGO_TARGET_DIR:-$PWD/target}/web
     [ -x "$out/venv/bin/python" ] || { python3 -m venv "$out/venv" && "$out/venv/bin/pip" install -q -r examples/web/requirements.txt; }
     CARGO='cargo +cross' CARGO_TARGET_DIR=$out bash examples/web/build.sh "$out/site"
-    "$out/venv/bin/python" examples/web/drive.py "$out/site" --screenshot "$out/web.png"
+    "$out/venv/bin/python" examples/web/drive.py "$out/site" --screenshot "$out/web.png" | collect
 }
 
 firmware() { # the example for microcontrollers: pictures, memory and instructions on emulated boards
@@ -162,8 +176,14 @@ firmware() { # the example for microcontrollers: pictures, memory and instructio
             cargo +cross clippy --release -p varmint-firmware --target "$target" -- -D warnings
         done
         cargo +cross clippy -p varmint-slots -p varmint-firmware-check --all-targets -- -D warnings
-        cargo +cross run -p varmint-firmware-check
+        cargo +cross run -p varmint-firmware-check | collect
     )
+}
+
+cuda() { # the GPU backend without a GPU: its kernels are what their sources give, and assemble without spills
+    cargo clippy -p varmint --features cuda --all-targets -- -D warnings
+    cargo run --release --features cuda --example jetson_gen -- --class 'red heart' --out target/cuda.png
+    python3 backends/cuda/kernels/build.py --check
 }
 
 train() { # the PyTorch side against the same goldens
@@ -184,6 +204,7 @@ pictures() { # the README's first command, end to end
 }
 
 all() {
+    rm -f "$CHECKSUMS"
     lint
     test
     fuzz
@@ -196,6 +217,8 @@ all() {
     c
     web
     firmware
+    checksums
+    cuda
     train
 }
 

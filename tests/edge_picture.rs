@@ -21,9 +21,12 @@ fn the_reference_and_the_kernels_draw_it() {
     assert!(request.labels[0].is_some());
 
     let got = crc(&image(&model, &plan, Scalar, request));
+    let platform = std::env::consts::ARCH;
+    println!("checksum {platform}-scalar {got:#010x}");
     assert_eq!(got, want, "the reference: {got:#010x}");
-    for cpu in Isa::ALL.into_iter().filter_map(Cpu::with) {
+    for (isa, cpu) in Isa::ALL.into_iter().filter_map(|isa| Some((isa, Cpu::with(isa)?))) {
         let got = crc(&image(&model, &plan, cpu, request));
+        println!("checksum {platform}-{} {got:#010x}", isa.name());
         assert_eq!(got, want, "{cpu:?}: {got:#010x}");
     }
 }
