@@ -15,7 +15,7 @@ use crate::plan::STATS;
 use crate::slices::{div, part, part_mut};
 use crate::tier::Store;
 
-/// Rows of [`Buf::Stats`], `c_max` values each.
+/// Rows of [`crate::Buf::Stats`], `c_max` values each.
 pub mod stat {
     /// Sum, smallest, largest of the map that layers hand on.
     pub const MAP: usize = 0;
