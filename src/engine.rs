@@ -16,7 +16,7 @@ pub enum Event<'e> {
     /// A piece of work is done.
     Working(Progress),
     /// A scale is done; its preview can be drawn.
-    Scale(&'e mut ScaleView<'e>),
+    Scale(&'e ScaleView<'e>),
     /// Rows of pixels are done.
     Rows(&'e Rows<'e>),
 }
@@ -210,9 +210,9 @@ impl<'m> Engine<'m> {
             let mut latent_done = false;
             match generator.step()? {
                 Step::Working(progress) => on(Event::Working(progress)),
-                Step::Scale(mut scale) => {
+                Step::Scale(scale) => {
                     latent_done = scale.scale + 1 == scales;
-                    on(Event::Scale(&mut scale));
+                    on(Event::Scale(&scale));
                 }
                 Step::Rows(rows) => {
                     image.rgb.extend_from_slice(rows.rgb);

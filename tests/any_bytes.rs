@@ -265,8 +265,8 @@ fn run(model: &Model<'_>, random: &mut Random, arena: &mut Ram, seen: &mut Seen)
         macs.set(0);
         match g.step().unwrap_or_else(|e| panic!("{e} at {stage:?} of {tier:?}")) {
             Step::Working(p) => done = p.done,
-            Step::Scale(mut s) => {
-                assert_eq!(s.preview().unwrap().count(), c.latent().tokens());
+            Step::Scale(s) => {
+                assert_eq!(s.preview().count(), c.latent().tokens());
                 done = s.progress.done;
             }
             Step::Rows(r) => {

@@ -389,14 +389,14 @@ pub unsafe extern "C" fn varmint_step(generator: *mut Generator, event: *mut Eve
             Step::Working(progress) => {
                 (new.kind, new.done) = (EventKind::Working, progress.done);
             }
-            Step::Scale(mut scale) => {
+            Step::Scale(scale) => {
                 (new.kind, new.done) = (EventKind::Scale, scale.progress.done);
                 new.scale = scale.scale as u32;
                 if !preview.is_null() {
                     let (height, width) = scale.size;
                     // SAFETY: `varmint_start` has checked that it is as long and shares no byte.
                     let room = unsafe { slice::from_raw_parts_mut(preview, height * width * 3) };
-                    for (to, pixel) in room.chunks_exact_mut(3).zip(scale.preview()?) {
+                    for (to, pixel) in room.chunks_exact_mut(3).zip(scale.preview()) {
                         to.copy_from_slice(&pixel);
                     }
                     (new.width, new.height) = (width as u32, height as u32);

@@ -3,8 +3,6 @@
 //! A plain state machine. Progress, preview, cancel and a fed watchdog all fall out of [`Generator::step`]:
 //! stop calling it and the image waits; drop the generator and it is cancelled.
 
-use core::fmt;
-
 use crate::error::Error;
 use crate::host::{Backend, Job};
 use crate::model::Model;
@@ -38,6 +36,7 @@ pub enum Step<'g> {
 }
 
 /// The latent after a scale.
+#[derive(Debug)]
 pub struct ScaleView<'g> {
     /// The scale.
     pub scale: usize,
@@ -45,38 +44,26 @@ pub struct ScaleView<'g> {
     pub size: (usize, usize),
     /// Work done.
     pub progress: Progress,
-    backend: &'g mut dyn Backend,
-    model: &'g Model<'g>,
-    plan: &'g Plan,
-}
-
-impl fmt::Debug for ScaleView<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScaleView").field("scale", &self.scale).finish_non_exhaustive()
-    }
+    latent: &'g [f32],
+    weight: &'g [f32],
+    bias: &'g [f32],
 }
 
 impl ScaleView<'_> {
     /// A small picture of the latent so far, pixel by pixel: the model's linear map from its channels
-    /// to RGB. Costs nothing unless it is asked for.
-    ///
-    /// # Errors
-    /// The backend's.
-    pub fn preview(&mut self) -> Result<impl Iterator<Item = [u8; 3]> + '_, Error> {
-        let (weight, bias) = self.model.preview();
-        let z = self.model.shape.config.cvae as usize;
-        let n = self.size.0 * self.size.1 * z;
-        let bytes = self.backend.view(self.plan, Buf::FHat)?;
-        let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
-        Ok(pieces(latent, z).map(move |f: &[f32]| {
+    /// to RGB. Costs nothing unless it is asked for; empty after [`Generator::set_previews`]`(false)`.
+    pub fn preview(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
+        let z = self.weight.len() / 3;
+        pieces(self.latent, z).map(move |f| {
             let mut i = 0;
             [(); 3].map(|()| {
-                let dot = part(weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
-                let v = dot + bias.get(i).copied().unwrap_or(0.0);
+                let dot =
+                    part(self.weight, i * z, z).iter().zip(f).fold(0.0, |a, (w, v)| a + w * v);
+                let v = dot + self.bias.get(i).copied().unwrap_or(0.0);
                 i += 1;
                 (v * 255.0) as u8
             })
-        }))
+        })
     }
 }
 
@@ -108,6 +95,8 @@ pub struct Generator<'a, B> {
     stage: Stage,
     /// Whether the stage has run and only its result was not seen yet.
     ran: bool,
+    /// Whether the latent is looked at after a scale.
+    previews: bool,
     done: u64,
 }
 
@@ -128,8 +117,14 @@ impl<'a, B: Backend> Generator<'a, B> {
             return Err(Error::NotLower);
         }
         let room = plan.bytes();
-        let (stage, ran) = (Stage::START, false);
-        Ok(Self { model, first: plan, plan, room, backend, request, stage, ran, done: 0 })
+        let (first, stage, ran, previews) = (plan, Stage::START, false, true);
+        Ok(Self { model, first, plan, room, backend, request, stage, ran, previews, done: 0 })
+    }
+
+    /// Whether [`ScaleView::preview`] has anything to show (the default). A device with a memory of its own has to be
+    /// waited for to look at the latent: without previews it goes on.
+    pub fn set_previews(&mut self, on: bool) {
+        self.previews = on;
     }
 
     /// Starts over, with another request. Legal at any time; nothing of the last image remains.
@@ -249,8 +244,11 @@ impl<'a, B: Backend> Generator<'a, B> {
             Stage::Fold { scale } => {
                 let latent = c.latent();
                 let size = (latent.h as usize, latent.w as usize);
-                let (backend, model, plan) = (&mut self.backend, self.model, self.plan);
-                Step::Scale(ScaleView { scale, size, progress, backend, model, plan })
+                let (weight, bias) = self.model.preview();
+                let n = if self.previews { size.0 * size.1 * c.cvae as usize } else { 0 };
+                let bytes = if n > 0 { self.backend.view(self.plan, Buf::FHat)? } else { &[] };
+                let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
+                Step::Scale(ScaleView { scale, size, progress, latent, weight, bias })
             }
             Stage::Decode { layer, pass: Pass::First, y }
                 if matches!(

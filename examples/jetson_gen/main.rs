@@ -130,22 +130,17 @@ fn make(
     let base = index * engine.plan().total_macs();
     let scales = model.shape.config.n_scales();
     let mut timing = Timing::default();
-    // A GPU works on while we count: looking at the latent waits for it.
-    let waits = engine.backend() == "cuda";
     let mut last = Instant::now();
     bar.set_message(format!("scale 1 of {scales}"));
     let image = engine.generate_with(request, |event| match event {
         Event::Working(p) => bar.set_position(base + p.done),
         Event::Scale(s) => {
-            let (done, width) = (s.progress.done, s.size.1);
-            let shown = args.preview && !args.json;
-            let latent: Option<Vec<[u8; 3]>> =
-                (shown || waits).then(|| s.preview().ok().map(Iterator::collect)).flatten();
             timing.scales.push(last.elapsed());
             last = Instant::now();
-            bar.set_position(base + done);
-            if let (true, Some(latent)) = (shown, latent) {
-                bar.println(terminal::blocks(&latent, width));
+            bar.set_position(base + s.progress.done);
+            if args.preview && !args.json {
+                let latent: Vec<[u8; 3]> = s.preview().collect();
+                bar.println(terminal::blocks(&latent, s.size.1));
             }
             let next = s.scale + 2;
             bar.set_message(if next > scales {

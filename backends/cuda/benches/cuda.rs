@@ -181,6 +181,7 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
                         let mut request = request;
                         request.seed = i as u64;
                         let mut g = Generator::new(model, plan, cuda, request)?;
+                        g.set_previews(false);
                         for _ in 0..2 {
                             g.reset(request)?;
                             run(&mut g, request, None)?;
@@ -207,6 +208,7 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
         return Ok(());
     }
     let mut g = Generator::new(&model, &plan, first, request)?;
+    g.set_previews(false);
     let start = Instant::now();
     let want = run(&mut g, request, None)?;
     println!("first image (makes the graphs): {:.1} ms", 1e3 * start.elapsed().as_secs_f64());

@@ -6,7 +6,9 @@ use varmint_quant::numbers::Numbers;
 use varmint_quant::published::{BOUNDARY, PUBLISHED};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("| model | numbers | weights, MB | arena, MB: all blocks | half of them from scale {BOUNDARY} |");
+    println!(
+        "| model | numbers | weights, MB | arena, MB: all blocks | half of them from scale {BOUNDARY} |"
+    );
     println!("|---|---|---|---|---|");
     for model in PUBLISHED {
         for (numbers, name) in [(Numbers::Int8, "int8"), (Numbers::Int4, "int4")] {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Stages only queue launches. What they queued is sent at the end of every scale as one CUDA graph, which is made at
-//! the first image and replayed for every later one. Nothing waits for the device but [`Backend::view`].
+//! the first image and replayed for every later one. Nothing waits for the device but [`Backend::view`]:
+//! rows of pixels, tokens, and previews unless the generator is told not to make them.
 
 mod block;
 mod decode;

@@ -267,17 +267,26 @@ fn an_image_that_is_given_up_leaves_nothing() {
 }
 
 #[test]
-fn too_much_memory_is_refused_with_numbers() {
+fn plans_that_do_not_fit_are_refused() {
     if !gpu() {
         return;
     }
-    let file = ModelFile::open(fixture("tiny.vmt")).unwrap();
+    let file = ModelFile::open(fixture("emoji-64.vmt")).unwrap();
     let model = file.model().unwrap();
-    let tier = model.tier_at(0).unwrap();
-    let plan = Plan::new(&model.shape, &tier).unwrap();
+    let plan = |name| {
+        let tier = varmint_cuda::tier(&model, &model.tier(name).unwrap());
+        Plan::new(&model.shape, &tier).unwrap()
+    };
     // A plan of the CPU's tier is not the GPU's.
-    let got = Cuda::new(&model, &plan).map(|_| ());
+    let foreign = Plan::new(&model.shape, &model.tier("full").unwrap()).unwrap();
+    let got = Cuda::new(&model, &foreign).map(|_| ());
     assert!(matches!(got, Err(varmint_cuda::Error::Unsupported(_))), "{got:?}");
+    let (full, lite) = (plan("full"), plan("lite"));
+    assert!(lite.bytes() < full.bytes());
+    let mut cuda = Cuda::new(&model, &lite).unwrap();
+    let got = cuda.prepare(&model, &full);
+    let want = varmint_cuda::Error::Memory { need: full.bytes(), got: lite.bytes() };
+    assert_eq!(got, Err(want));
 }
 
 /// Runs everywhere: there is a reason, and it is a sentence.

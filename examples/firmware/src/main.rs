@@ -169,8 +169,8 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         let stage = generator.stage();
         let done = match generator.step()? {
             Step::Working(_) => false,
-            Step::Scale(mut scale) => {
-                display.preview(scale.preview()?);
+            Step::Scale(scale) => {
+                display.preview(scale.preview());
                 false
             }
             Step::Rows(rows) => {

@@ -105,11 +105,7 @@ fn picture(ops: impl Ops) -> Result<(), Error> {
     loop {
         match generator.step()? {
             Step::Working(progress) => show((progress.done >> 8) as u8),
-            Step::Scale(mut scale) => {
-                if let Ok(preview) = scale.preview() {
-                    preview.flatten().for_each(show);
-                }
-            }
+            Step::Scale(scale) => scale.preview().flatten().for_each(show),
             Step::Rows(rows) => rows.rgb.iter().for_each(|&v| show(v)),
             Step::Done => return Ok(()),
         }
