@@ -473,3 +473,62 @@ impl Drop for Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params as p;
+
+    /// Bytes of a kernel's parameter, as this side has them.
+    fn bytes(kernel: Kernel) -> usize {
+        use Kernel as K;
+        match kernel {
+            K::setup => size_of::<p::Setup>(),
+            K::add_vector => size_of::<p::AddVector>(),
+            K::norm_rows => size_of::<p::NormRows>(),
+            K::quantize_rows => size_of::<p::QuantizeRows>(),
+            K::begin_first => size_of::<p::BeginFirst>(),
+            K::begin => size_of::<p::Begin>(),
+            K::split_heads => size_of::<p::Heads>(),
+            K::gemm_float => size_of::<p::Floats>(),
+            K::finish_rows => size_of::<p::FinishRows>(),
+            K::gemm_4bit => size_of::<p::Gemm4>(),
+            K::attend_64 | K::attend_any => size_of::<p::Attend>(),
+            K::attend_map => size_of::<p::AttendMap>(),
+            K::draw => size_of::<p::Draw>(),
+            K::enlarge | K::phi => size_of::<p::Fold>(),
+            K::reduce => size_of::<p::Reduce>(),
+            K::clear => size_of::<p::Clear>(),
+            K::fill => size_of::<p::Fill>(),
+            K::row_stats => size_of::<p::RowStats>(),
+            K::add_stats => size_of::<p::AddStats>(),
+            K::map_range => size_of::<p::MapRange>(),
+            K::row_squares => size_of::<p::RowSquares>(),
+            K::finish_norm => size_of::<p::FinishNorm>(),
+            K::store_map => size_of::<p::StoreMap>(),
+            K::mma_peak => size_of::<p::Peak>(),
+            _ => size_of::<p::Gemm>(),
+        }
+    }
+
+    /// What a kernel reads is what is sent: as long, and for Xavier missing only where tensor cores are needed.
+    #[test]
+    fn parameters_are_those_of_the_kernels() {
+        for &(kernel, module, name) in KERNELS {
+            for (i, text) in PTX[module as usize].iter().enumerate() {
+                let found = text.split_once(&format!("{name}_param_0[")).map(|(_, rest)| rest);
+                let size = found.and_then(|rest| rest.split_once(']')).map(|(n, _)| n);
+                let tensor = matches!(
+                    kernel,
+                    Kernel::gemm_128x128
+                        | Kernel::gemm_128x128_wide
+                        | Kernel::gemm_128x64
+                        | Kernel::gemm_128x64_wide
+                        | Kernel::attend_64
+                );
+                let want = (i > 0 || !tensor).then(|| bytes(kernel).to_string());
+                assert_eq!(size, want.as_deref(), "{name}, text {i}");
+            }
+        }
+    }
+}

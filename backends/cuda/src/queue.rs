@@ -394,3 +394,63 @@ pub(crate) fn shared_memory() -> usize {
 pub(crate) fn floats(lin: &Linear<'_>) -> bool {
     is_float(&lin.w.data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(capability: (u32, u32), multiprocessors: usize, shared_memory: usize) -> Facts {
+        Facts {
+            name: String::new(),
+            capability,
+            multiprocessors,
+            shared_memory,
+            memory: 0,
+            integrated: false,
+            driver: (12, 6),
+        }
+    }
+
+    /// On every device and for every shape: the blocks cover the result, what they share fits, and a device without
+    /// tensor cores is asked for no kernel that needs them.
+    #[test]
+    fn blocks_cover_the_result_and_fit() {
+        let devices = [
+            facts((7, 2), 8, 96 << 10),    // Xavier
+            facts((8, 7), 8, 163 << 10),   // Orin Nano
+            facts((8, 7), 16, 163 << 10),  // AGX Orin
+            facts((9, 0), 132, 227 << 10), // H200
+        ];
+        let large = [Kernel::gemm_128x128, Kernel::gemm_128x128_wide, Kernel::gemm_128x64];
+        for f in &devices {
+            for m in [1, 2, 16, 17, 50, 128, 512, 4096, 65_536] {
+                for (n, k) in [(3, 1440), (64, 36), (160, 1440), (1024, 4096), (4096, 1024)] {
+                    for wide in [false, true] {
+                        let p = params::Gemm {
+                            m,
+                            n,
+                            k,
+                            width: m,
+                            stride: k,
+                            seg_len: k,
+                            partial: 1 << 20,
+                            arrived: 2 << 20,
+                            ..Default::default()
+                        };
+                        let l = gemm_launch(&p, wide, f);
+                        let t = TILES.iter().find(|t| l.kernel == t.narrow || l.kernel == t.wide);
+                        let (bm, bn) = t.map_or((16, 8), |t| (t.bm, t.bn));
+                        let [x, y, z] = l.grid.map(|g| g as usize);
+                        assert!(x * bn >= n as usize && (x - 1) * bn < n as usize, "{l:?}");
+                        assert!(y * bm >= m as usize && (y - 1) * bm < m as usize, "{l:?}");
+                        assert!(l.shared as usize <= f.shared_memory, "{l:?}");
+                        assert!(f.tensor() || !large.contains(&l.kernel), "{l:?}");
+                        if z > 1 {
+                            assert!(x * y * z * bm * bn * 4 <= PARTIAL && x * y * 4 <= ARRIVED);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
