@@ -99,7 +99,7 @@ aarch64() { # the kernels, and whole pictures, on emulated processors without an
         kernels=baseline,neon
         [ "$processor" = cortex-a72 ] || kernels+=,dotprod
         export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu $processor -L /usr/aarch64-linux-gnu"
-        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint-core -p varmint-cpu --target "$target"
+        VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint-core -p varmint-cpu --lib --tests --target "$target"
         VARMINT_REQUIRE_KERNELS=$kernels cargo +cross test -p varmint --test steps --test picture --target "$target"
         cargo +cross test --quiet -p varmint --test edge_picture --target "$target" -- --nocapture | collect
     done

@@ -10,6 +10,7 @@ under $CUDA_PREFIX (default /opt/varmint-cuda)/12 and installed there by pip if 
 """
 
 import argparse
+import concurrent.futures
 import ctypes
 import os
 import pathlib
@@ -58,7 +59,7 @@ def compile_ptx(lib, source, target):
     if log.value.strip():
         print(log.value.decode(), file=sys.stderr)
     if code != 0:
-        sys.exit(f"{source.name} does not compile for {target}")
+        raise RuntimeError(f"{source.name} does not compile for {target}")
     lib.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     lib.nvrtcGetPTX(program, ptx)
@@ -80,9 +81,26 @@ def assemble(ptx, machine):
         command = [str(ptxas), f"-arch={machine}", "-v", "-o", "/dev/null", str(path)]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
-        sys.exit(f"{machine}: {run.stderr}")
+        raise RuntimeError(f"{machine}: {run.stderr}")
     found = re.findall(r"entry function '(\w+)' for.*?(\d+) bytes spill stores.*?Used (\d+) registers", run.stderr, re.S)
     return [(name, int(spill), int(registers)) for name, spill, registers in found]
+
+
+def job(target, source, check, verbose):
+    """Compiles one file for one target; what is wrong with it, in lines."""
+    ptx, bad = compile_ptx(nvrtc(), source, target), []
+    path = PTX / target / f"{source.stem}.ptx"
+    if not check:
+        path.write_bytes(ptx)
+    elif not path.exists() or path.read_bytes() != ptx:
+        bad.append(f"{path.relative_to(HERE)} is not what {source.name} gives: run build.py")
+    for machine in TARGETS[target] if check or verbose else []:
+        for name, spill, registers in assemble(ptx, machine):
+            if verbose:
+                print(f"{machine} {name}: {registers} registers, {spill} bytes spilled")
+            if spill:
+                bad.append(f"{machine} {name} spills {spill} bytes")
+    return bad
 
 
 def main():
@@ -90,22 +108,14 @@ def main():
     parser.add_argument("--check", action="store_true", help="compare with what is there, and assemble")
     parser.add_argument("-v", "--verbose", action="store_true", help="registers of every kernel")
     args = parser.parse_args()
-    lib, bad = nvrtc(), []
-    for target, machines in TARGETS.items():
+    nvrtc()  # installs it, once
+    for target in TARGETS:
         (PTX / target).mkdir(parents=True, exist_ok=True)
-        for source in sorted(HERE.glob("*.cu")):
-            ptx = compile_ptx(lib, source, target)
-            path = PTX / target / f"{source.stem}.ptx"
-            if not args.check:
-                path.write_bytes(ptx)
-            elif not path.exists() or path.read_bytes() != ptx:
-                bad.append(f"{path.relative_to(HERE)} is not what {source.name} gives: run build.py")
-            for machine in machines if args.check or args.verbose else []:
-                for name, spill, registers in assemble(ptx, machine):
-                    if args.verbose:
-                        print(f"{machine} {name}: {registers} registers, {spill} bytes spilled")
-                    if spill:
-                        bad.append(f"{machine} {name} spills {spill} bytes")
+    # The longest ones first.
+    sources = sorted(HERE.glob("*.cu"), key=lambda s: -s.stat().st_size)
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        jobs = [pool.submit(job, t, s, args.check, args.verbose) for s in sources for t in TARGETS]
+        bad = [line for j in jobs for line in j.result()]
     if bad:
         sys.exit("\n".join(bad))
 
