@@ -14,6 +14,7 @@ import sys
 # What the programs call themselves, and what they are. `?`: only where the processor has it.
 PLATFORMS = {
     "x86_64-scalar": "x86-64, the reference",
+    "host": "x86-64, beside the firmware",
     "x86_64-baseline": "x86-64, the reference compiled for SSE2",
     "x86_64-avx2": "x86-64, AVX2",
     "x86_64-avx512": "x86-64, AVX-512?",

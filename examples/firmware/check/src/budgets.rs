@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What lies between these lines of the file is written here.
 const FROM: &str = "# Written by examples/firmware from here on.\n";
-const TO: &str = "# Written by tests/budgets.rs from here on.\n";
+const TO: &str = "# Code and stack of the programs of tests/bare/no-panic";
 /// How far numbers that are the compiler's doing may be off, in percent, either way.
 const TOLERANCE: u64 = 5;
 
