@@ -83,15 +83,9 @@ fn median(mut x: Vec<f64>) -> f64 {
 }
 
 /// Runs an image to its end; with `parts`, waits after every scale and says how long each took.
-fn run(
-    g: &mut Generator<'_, Cuda<'_>>,
-    request: Request<'_>,
-    parts: Option<&mut Vec<f64>>,
-) -> Res<u64> {
-    let _ = request;
+fn run(g: &mut Generator<'_, Cuda<'_>>, mut parts: Option<&mut Vec<f64>>) -> Res<u64> {
     let mut sum = 0u64;
     let mut last = Instant::now();
-    let mut parts = parts;
     loop {
         match g.step()? {
             Step::Rows(rows) => sum += rows.rgb.iter().map(|&v| u64::from(v)).sum::<u64>(),
@@ -148,8 +142,7 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     let lanes: usize = value(rest, "--lanes").map_or(Ok(1), str::parse)?;
     let images: usize = value(rest, "--images").map_or(Ok(20), str::parse)?;
     let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier))?;
-    let first = Cuda::new(&model, &plan)?;
-    let mut first = first;
+    let mut first = Cuda::new(&model, &plan)?;
     first.set_graphs(!rest.iter().any(|a| a == "--kernels"));
     let facts = first.facts().clone();
     let f = first.footprint();
@@ -184,12 +177,12 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
                         g.set_previews(false);
                         for _ in 0..2 {
                             g.reset(request)?;
-                            run(&mut g, request, None)?;
+                            run(&mut g, None)?;
                         }
                         barrier.wait();
                         for _ in 0..images {
                             g.reset(request)?;
-                            run(&mut g, request, None)?;
+                            run(&mut g, None)?;
                         }
                         Ok(())
                     };
@@ -210,13 +203,13 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     let mut g = Generator::new(&model, &plan, first, request)?;
     g.set_previews(false);
     let start = Instant::now();
-    let want = run(&mut g, request, None)?;
+    let want = run(&mut g, None)?;
     println!("first image (makes the graphs): {:.1} ms", 1e3 * start.elapsed().as_secs_f64());
     let mut times = Vec::new();
     for _ in 0..images {
         g.reset(request)?;
         let start = Instant::now();
-        let got = run(&mut g, request, None)?;
+        let got = run(&mut g, None)?;
         times.push(1e3 * start.elapsed().as_secs_f64());
         if got != want {
             return Err("two images of one request differ".into());
@@ -227,7 +220,7 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     for _ in 0..images {
         g.reset(request)?;
         let mut parts = Vec::new();
-        run(&mut g, request, Some(&mut parts))?;
+        run(&mut g, Some(&mut parts))?;
         all.push(parts);
     }
     let parts: Vec<String> = (0..all[0].len())

@@ -116,16 +116,6 @@ DEVICE float warp_max(float v) {
     return max8(v);
 }
 
-// Writes a quantized value: int8, or its upper and lower part in two planes (12 bits: 16 hi + lo).
-DEVICE void put(u8 *out, u64 at, u64 plane, int q, bool wide) {
-    if (wide) {
-        out[at] = (u8)(q >> 4);
-        out[at + plane] = (u8)(q & 15);
-    } else {
-        out[at] = (u8)q;
-    }
-}
-
 DEVICE float load_map(const void *map, int store, u64 at) {
     return store == ST_F32 ? ((const float *)map)[at] : widen(((const u16 *)map)[at]);
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use device::{Device, Launch, Memory};
 use params::Ptr;
-use varmint_core::tensor::{Data, Layer};
+use varmint_core::tensor::Layer;
 use varmint_core::{Backend, Buf, Job, Model, Pass, Plan, Stage, Store, Tier};
 
 /// The tier as it runs on a GPU: whole scales at once, both rows together, strips of many rows. The same bits.
@@ -59,7 +59,8 @@ pub struct Footprint {
     pub weights_shared: bool,
     /// Beside the plan: the request, the logits of a whole scale, sums of products that several blocks share.
     pub extra: usize,
-    /// What the driver took for the context, kernels and graphs, as the free memory says.
+    /// What was not free before the first byte of these: the driver's context and kernels, and whatever other programs
+    /// hold. Graphs come on top, made at the first image of a tier.
     pub driver: usize,
 }
 
@@ -145,7 +146,6 @@ impl<'a> Cuda<'a> {
             Some(shared) => shared,
             None => Arc::new(device.map(model.bytes())?),
         };
-        // Others may hold memory, too: this is what is gone beside what was taken here.
         let driver = total - before;
         Ok(Self {
             file: model.bytes(),
@@ -370,11 +370,6 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Whether the weights are floats.
-fn is_float(data: &Data<'_>) -> bool {
-    matches!(data, Data::F32(_) | Data::F16(_))
 }
 
 fn store(s: Store) -> i32 {

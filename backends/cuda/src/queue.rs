@@ -9,7 +9,7 @@ use varmint_core::{Buf, Job};
 
 use crate::device::{Facts, Kernel, Launch};
 use crate::params::{self, Ptr, dtype, out};
-use crate::{Cuda, Error, is_float};
+use crate::{Cuda, Error};
 
 /// Inputs of a product where they lie: rows of a matrix, or the taps of a convolution (`varmint_core::ops::Taps`), in
 /// values; `q` says how they are stored.
@@ -346,29 +346,22 @@ const TILES: [Tile; 4] = [
         rate: 1100.0,
         fixed: 3000.0,
     },
-    Tile {
-        narrow: Kernel::gemm_64x32,
-        wide: Kernel::gemm_64x32_wide,
-        bm: 64,
-        bn: 32,
-        groups: 4,
-        stages: [3, 2],
-        threads: [256, 256],
-        rate: 800.0,
-        fixed: 2000.0,
-    },
-    Tile {
-        narrow: Kernel::gemm_any,
-        wide: Kernel::gemm_any_wide,
-        bm: 64,
-        bn: 32,
-        groups: 4,
-        stages: [3, 2],
-        threads: [256, 256],
-        rate: 500.0,
-        fixed: 2000.0,
-    },
+    SMALL,
+    // The same for inputs that cannot be copied 16 bytes at a time: never one of several to choose from.
+    Tile { narrow: Kernel::gemm_any, wide: Kernel::gemm_any_wide, ..SMALL },
 ];
+
+const SMALL: Tile = Tile {
+    narrow: Kernel::gemm_64x32,
+    wide: Kernel::gemm_64x32_wide,
+    bm: 64,
+    bn: 32,
+    groups: 4,
+    stages: [3, 2],
+    threads: [256, 256],
+    rate: 800.0,
+    fixed: 2000.0,
+};
 
 impl Tile {
     /// Inputs of a stage.
@@ -392,7 +385,7 @@ pub(crate) fn shared_memory() -> usize {
 
 /// Whether a tensor's product works on floats.
 pub(crate) fn floats(lin: &Linear<'_>) -> bool {
-    is_float(&lin.w.data)
+    matches!(lin.w.data, Data::F32(_) | Data::F16(_))
 }
 
 #[cfg(test)]
