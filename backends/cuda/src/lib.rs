@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use device::{Device, Launch, Memory};
 use params::Ptr;
-use varmint_core::tensor::Layer;
+use varmint_core::tensor::{Class, Dtype, Layer};
 use varmint_core::{Backend, Buf, Job, Model, Pass, Plan, Stage, Store, Tier};
 
 /// The tier as it runs on a GPU: whole scales at once, both rows together, strips of many rows. The same bits.
@@ -319,6 +319,22 @@ fn extra(model: &Model<'_>, plan: &Plan) -> Extra {
     Extra { request, forced, logits, partial, arrived, floats, bytes: bytes as usize }
 }
 
+/// What of a plan only kernels do that no GPU has run yet.
+fn untried(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Option<&'static str> {
+    if !facts.tensor() {
+        return Some("Xavier without the feature `experimental`: never tried there");
+    }
+    if plan.tier.cache != Store::I8 {
+        return Some("float caches without the feature `experimental`: never tried");
+    }
+    let mut tensors = (0..).map_while(|i| model.tensor(i));
+    let plain = tensors.any(|(spec, dtype, _)| {
+        let integers = matches!(dtype, Dtype::I8 | Dtype::I8Wide);
+        spec.class == Class::Weight && !spec.float_only() && !integers
+    });
+    plain.then_some("float or 4-bit weights without the feature `experimental`: never tried")
+}
+
 /// Whether the kernels can run the plan.
 fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     let (shape, t) = (&model.shape, &plan.tier);
@@ -332,6 +348,9 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     let whole = (0..c.n_scales()).all(|k| t.keep.window_at(k) == 0 && !t.keep.drops(c, 0, k));
     if !t.keep.alike() || !whole {
         return Err(Error::Unsupported("tiers that drop tokens or see a neighbourhood"));
+    }
+    if let (false, Some(what)) = (cfg!(feature = "experimental"), untried(model, plan, facts)) {
+        return Err(Error::Unsupported(what));
     }
     if 12 * (c.vocab as usize).next_power_of_two() > facts.shared_memory - 4096 {
         return Err(Error::Unsupported("a vocabulary this large"));
@@ -374,4 +393,43 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
 
 fn store(s: Store) -> i32 {
     s as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use varmint::ModelFile;
+
+    fn h200() -> Facts {
+        Facts {
+            name: String::new(),
+            capability: (9, 0),
+            multiprocessors: 132,
+            shared_memory: 227 << 10,
+            memory: 0,
+            integrated: false,
+            driver: (13, 0),
+        }
+    }
+
+    /// The shipped models run in every tier but those that drop tokens, by kernels that were tried; others say why not.
+    #[test]
+    fn what_runs_is_known_without_a_gpu() {
+        for (name, good) in
+            [("tiny", true), ("emoji-micro", true), ("emoji-64", true), ("small/mixed", false)]
+        {
+            let file = ModelFile::open(format!("../../fixtures/{name}.vmt")).unwrap();
+            let model = file.model().unwrap();
+            for t in model.tiers() {
+                let plan = Plan::new(&model.shape, &tier(&model, &t)).unwrap();
+                assert_eq!(untried(&model, &plan, &h200()).is_none(), good, "{name}");
+                let runs = check(&model, &plan, &h200());
+                let drops = !t.keep.alike() || t.name() == "micro";
+                assert_eq!(runs.is_ok(), good && !drops, "{name} {}: {runs:?}", t.name());
+                // The tier of the CPU is another plan.
+                let plan = Plan::new(&model.shape, &t).unwrap();
+                assert!(check(&model, &plan, &h200()).is_err());
+            }
+        }
+    }
 }
