@@ -12,7 +12,7 @@ use varmint_core::scalar::{prob_levels, quantize_i8, quantize_levels, row_scale}
 /// Largest head.
 pub(super) const MAX_DIM: usize = 64;
 /// Most query rows of a block.
-pub(super) const ROWS: usize = 8;
+pub(super) const ROWS: usize = 16;
 /// Keys of a step: lanes of the widest register.
 pub(super) const STEP: usize = 16;
 

@@ -9,9 +9,99 @@ use varmint_core::ops::{Packed, Taps};
 
 use crate::arch::product::Product;
 
-/// Inputs that are widened at once, on the stack (16 KiB): the wider product is the faster one where
+/// Rows of a tile of the wider product.
+const TILE: usize = 6;
+/// Inputs that are widened at once, on the stack (48 KiB): the wider product is the faster one where
 /// several rows share the widening.
-const ROOM: usize = 8192;
+const ROOM: usize = 24_576;
+/// As many of them as the first cache keeps beside the weights that pass by.
+const NEAR: usize = 8192;
+
+/// Inputs of rows, widened: each of them once, also where the segments of neighbours overlap.
+struct Widened<'a> {
+    x: Taps<'a, i8>,
+    /// From row to row of the widened ones.
+    stride: usize,
+    overlap: bool,
+}
+
+impl<'a> Widened<'a> {
+    fn new(x: Taps<'a, i8>) -> Option<Self> {
+        let overlap = x.stride < x.seg_len;
+        let k = x.segs.checked_mul(x.seg_len)?;
+        Some(Self { x, stride: if overlap { x.stride } else { k }, overlap })
+    }
+
+    /// Places that so many rows take.
+    fn places(&self, rows: usize) -> Option<usize> {
+        let more = rows.checked_sub(1)?.checked_mul(self.stride)?;
+        if self.overlap {
+            more.checked_add(self.x.seg_len)?.checked_mul(self.x.segs)
+        } else {
+            more.checked_add(self.x.k())
+        }
+    }
+
+    /// Rows of a block: what is near, or a tile; `None` where there is no room for one.
+    fn block(&self) -> Option<usize> {
+        let tile = self.places(TILE).filter(|&n| n <= ROOM)?;
+        let more = NEAR.saturating_sub(tile).checked_div(self.places(TILE + 1)? - tile)?;
+        Some((TILE + more) / TILE * TILE)
+    }
+
+    /// Rows `first..first + rows`, which are the product's and fit.
+    #[target_feature(enable = "avx2")]
+    fn rows<'r>(&self, first: usize, rows: usize, room: &'r mut [i16]) -> Option<Taps<'r, i16>> {
+        let Taps { segs, seg_len, .. } = self.x;
+        let widen = |to: &mut [i16], from: &[i8]| {
+            for (o, &v) in to.iter_mut().zip(from) {
+                *o = v as i16;
+            }
+        };
+        if !self.overlap {
+            for (i, wide) in room.chunks_exact_mut(self.stride).enumerate().take(rows) {
+                for (s, wide) in wide.chunks_exact_mut(seg_len).enumerate() {
+                    widen(wide, self.x.run(first + i, s));
+                }
+            }
+            return Some(Taps::matrix(room, rows, self.stride));
+        }
+        let span = (rows - 1) * self.stride + seg_len;
+        for (s, wide) in room.chunks_exact_mut(span).enumerate().take(segs) {
+            let from = first * self.x.stride + s * self.x.seg_stride;
+            widen(wide, self.x.data.get(from..)?);
+        }
+        let stride = self.stride;
+        Some(Taps { data: room, rows, stride, segs, seg_stride: span, seg_len })
+    }
+
+    /// The product in blocks of at most so many rows, `N` widened inputs.
+    #[target_feature(enable = "avx2")]
+    fn gemm<const N: usize>(
+        &self,
+        block: usize,
+        scale: &[f32],
+        w: Packed<'_>,
+        out: &mut [f32],
+    ) -> Option<()> {
+        let mut room = [0i16; N];
+        let tiles = self.x.rows.div_ceil(TILE);
+        for (tile, count) in pieces(tiles, block / TILE) {
+            let first = tile * self.x.rows / tiles;
+            let rows = (tile + count) * self.x.rows / tiles - first;
+            let scale = if scale.len() == 1 { scale } else { scale.get(first..)? };
+            let x = self.rows(first, rows, &mut room)?;
+            gemm_i12(x, scale, w, out.get_mut(first * w.bias.len()..)?)?;
+        }
+        Some(())
+    }
+}
+
+/// `count` in pieces of at most `most`, of nearly one size: their starts and lengths.
+fn pieces(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let n = count.div_ceil(most).max(1);
+    (0..n).map(move |i| (i * count / n, (i + 1) * count / n - i * count / n))
+}
 
 /// See `varmint_core::Ops::gemm_i8`; `None` where the slices do not hold what the shapes say.
 #[target_feature(enable = "avx2")]
@@ -21,29 +111,18 @@ pub(crate) fn gemm_i8(
     w: Packed<'_>,
     out: &mut [f32],
 ) -> Option<()> {
-    let (k, n) = (x.k(), w.bias.len());
-    if x.rows >= 6 && k <= ROOM / 6 {
+    let wide = Widened::new(x)?;
+    if x.rows >= TILE
+        && let Some(block) = wide.block()
+    {
         // Checks the shapes for all blocks.
         Product::new(x, scale, w, out)?;
-        let mut room = [0i16; ROOM];
-        let block = ROOM / k / 6 * 6;
-        for (b, out) in out.chunks_mut(block * n).enumerate() {
-            let first = b * block;
-            if first >= x.rows {
-                break;
-            }
-            let rows = (x.rows - first).min(block);
-            for (i, wide) in room.chunks_exact_mut(k).enumerate().take(rows) {
-                for (s, wide) in wide.chunks_exact_mut(x.seg_len).enumerate() {
-                    for (o, &v) in wide.iter_mut().zip(x.run(first + i, s)) {
-                        *o = v as i16;
-                    }
-                }
-            }
-            let scale = if scale.len() == 1 { scale } else { &scale[first..] };
-            gemm_i12(Taps::matrix(&room, rows, k), scale, w, out)?;
-        }
-        return Some(());
+        // The smaller room is the sooner cleared one.
+        return if wide.places(block.min(x.rows))? <= NEAR {
+            wide.gemm::<NEAR>(block, scale, w, out)
+        } else {
+            wide.gemm::<ROOM>(block, scale, w, out)
+        };
     }
     let p = Product::new(x, scale, w, out)?;
     if p.rows() <= 2 {
@@ -134,17 +213,18 @@ pub(crate) fn gemm_i12(
 ) -> Option<()> {
     let p = Product::new(x, scale, w, out)?;
     for g in 0..p.groups() {
-        let mut m = 0;
-        while m < p.rows() {
-            // SAFETY: as in `gemm_i8`.
-            m += unsafe {
-                match p.rows() - m {
-                    6.. => tile_i12::<6>(&p, m, g),
-                    3.. => tile_i12::<3>(&p, m, g),
+        for (m, rows) in pieces(p.rows(), TILE) {
+            // SAFETY: as in `gemm_i8`; a piece is within the rows and no longer than a tile.
+            unsafe {
+                match rows {
+                    1 => tile_i12::<1>(&p, m, g),
                     2 => tile_i12::<2>(&p, m, g),
-                    _ => tile_i12::<1>(&p, m, g),
+                    3 => tile_i12::<3>(&p, m, g),
+                    4 => tile_i12::<4>(&p, m, g),
+                    5 => tile_i12::<5>(&p, m, g),
+                    _ => tile_i12::<TILE>(&p, m, g),
                 }
-            };
+            }
         }
     }
     Some(())
@@ -156,7 +236,7 @@ pub(crate) fn gemm_i12(
 /// As [`tile_i8`].
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_i12<const MR: usize>(p: &Product<'_, i16>, m: usize, g: usize) -> usize {
+unsafe fn tile_i12<const MR: usize>(p: &Product<'_, i16>, m: usize, g: usize) {
     // Channels 0..4 and 4..8, two partial sums each.
     let mut acc = [[_mm256_setzero_si256(); 2]; MR];
     for s in 0..p.segs() {
@@ -183,7 +263,6 @@ unsafe fn tile_i12<const MR: usize>(p: &Product<'_, i16>, m: usize, g: usize) ->
         // SAFETY: as in `tile_i8`.
         unsafe { store(p, m + i, g, sums) };
     }
-    MR
 }
 
 /// Writes the 8 channels of group `g` of row `m`, fewer at the end.
