@@ -173,14 +173,37 @@ impl Ops for Cpu {
         conv_i12(i16);
     }
 
+    fn gelu(&self, x: &mut [f32]) {
+        #[cfg(feature = "threads")]
+        if self.parallel {
+            return threads::elementwise(x, |x| self.kernels.gelu(x));
+        }
+        self.kernels.gelu(x);
+    }
+
+    fn attend(
+        &self,
+        heads: Heads,
+        q: &[f32],
+        kv: [(Kv<'_>, usize); 2],
+        scratch: &mut Scratch<'_>,
+        out: &mut [f32],
+    ) {
+        #[cfg(feature = "threads")]
+        if self.parallel {
+            return threads::attention(heads, q, kv, scratch, out, |q, scratch, out| {
+                self.kernels.attend(heads, q, kv, scratch, out);
+            });
+        }
+        self.kernels.attend(heads, q, kv, scratch, out);
+    }
+
     forward! {
         name() -> &'static str;
         layer_norm(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]);
         quantize_i8(x: &[f32], out: &mut [i8]) -> f32;
         quantize_i12(x: &[f32], out: &mut [i16]) -> f32;
-        gelu(x: &mut [f32]);
         add_gated(x: &mut [f32], gain: &[f32], y: &[f32]);
-        attend(heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2], scratch: &mut Scratch<'_>, out: &mut [f32]);
         norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool);
         widen_f16(x: &[f16], out: &mut [f32]);
         narrow_f16(x: &mut [f32], out: &mut [f16]);

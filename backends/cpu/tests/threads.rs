@@ -1,7 +1,8 @@
 //! The bits do not depend on how many threads there are.
 #![cfg(feature = "threads")]
 
-use varmint_core::ops::{Packed, Strip, Taps};
+use half::f16;
+use varmint_core::ops::{Heads, Kv, Packed, Scratch, Strip, Taps};
 use varmint_core::{Ops, Scalar};
 use varmint_cpu::Cpu;
 
@@ -53,5 +54,41 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
         for room in [0, 1000, 1 << 20] {
             same(rows * width * n, |o, out| o.conv_i8(x, 0.1, w, &mut vec![0; room], out));
         }
+    }
+}
+
+#[test]
+fn attention_does_not_depend_on_the_number_of_threads() {
+    let (dim, heads) = (32, 4);
+    let width = dim * heads;
+    for (rows, past, now, room) in [(1, 40, 9, 1), (100, 90, 100, 3), (300, 200, 300, 40)] {
+        let keys = past + now;
+        let k: Vec<i8> = (0..keys * width).map(|i| (noise(i) % 255 - 127) as i8).collect();
+        let v: Vec<i8> = (0..keys * width).map(|i| (noise(i + 5) % 255 - 127) as i8).collect();
+        let s: Vec<f16> = (0..keys * heads).map(|i| f16::from_f32(1e-3 * (i % 9) as f32)).collect();
+        let q: Vec<f32> = (0..rows * width).map(|i| (noise(i + 9) % 2001) as f32 * 1e-3).collect();
+        let ((k, k1), (v, v1)) = (k.split_at(past * width), v.split_at(past * width));
+        let (s, s1) = s.split_at(past * heads);
+        let kv =
+            [(Kv::I8 { k, v, ks: s, vs: s }, past), (Kv::I8 { k: k1, v: v1, ks: s1, vs: s1 }, now)];
+        same(rows * width, |o, out| {
+            let (mut scores, mut probs) = (vec![0.0; room * keys], vec![0; room * keys]);
+            let (mut sums, mut query) = (vec![0; dim], vec![0; dim]);
+            let (scores, probs, sums) = (&mut scores[..], &mut probs[..], &mut sums[..]);
+            let mut scratch = Scratch { scores, probs, sums, query: &mut query };
+            o.attend(Heads { width, dim }, &q, kv, &mut scratch, out);
+        });
+    }
+}
+
+#[test]
+fn gelu_does_not_depend_on_the_number_of_threads() {
+    for n in [5, 40_001, 200_000] {
+        same(n, |o, out| {
+            out.iter_mut()
+                .enumerate()
+                .for_each(|(i, v)| *v = (noise(i) % 8001 - 4000) as f32 * 1e-3);
+            o.gelu(out);
+        });
     }
 }
