@@ -112,9 +112,8 @@ pub fn synth(
     path: &Path,
     shape: &Shape,
     numbers: Numbers,
-    (tile, strip): (u16, u16),
+    tier: TierRow,
 ) -> Result<u64, Error> {
-    let tier = TierRow { tile, strip, ..shape.full_tier(numbers) };
     let description = shape.describe(&format!("random-d{}", shape.depth), vec![tier]);
     fill(path, &description, |spec| choose(numbers, &[], spec, false))
 }

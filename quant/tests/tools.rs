@@ -228,6 +228,7 @@ fn compare() {
 
 #[test]
 fn random_models_run() {
+    use varmint_quant::description::TierRow;
     use varmint_quant::synth::{Shape, synth};
     let dir = std::env::temp_dir().join(format!("varmint-synth-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
@@ -241,7 +242,9 @@ fn random_models_run() {
         classes: 3,
         ..Shape::default()
     };
-    synth(&path, &shape, varmint_quant::Numbers::Int8, (4, 2)).unwrap();
+    let numbers = varmint_quant::Numbers::Int8;
+    let tier = TierRow { tile: 4, strip: 2, ..shape.full_tier(numbers) };
+    synth(&path, &shape, numbers, tier).unwrap();
     let file = varmint::ModelFile::open(&path).unwrap();
     let model = file.model().unwrap();
     let mut engine = varmint::Engine::new(&model, &model.tier_at(0).unwrap()).unwrap();

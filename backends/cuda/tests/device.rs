@@ -222,7 +222,7 @@ fn other_numbers_are_the_reference_s() {
     let path = std::env::temp_dir().join(format!("varmint-cuda-{}.vmt", std::process::id()));
     let mut wrong = Vec::new();
     for numbers in [Numbers::F32, Numbers::F16, Numbers::Int4] {
-        synth(&path, &shape, numbers, (128, 8)).unwrap();
+        synth(&path, &shape, numbers, shape.full_tier(numbers)).unwrap();
         let file = ModelFile::open(&path).unwrap();
         let model = file.model().unwrap();
         let found = lockstep(&model, &model.tier_at(0).unwrap(), requests(&model)[1]).unwrap();

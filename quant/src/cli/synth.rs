@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use varmint_quant::description::TierRow;
 use varmint_quant::synth::{Shape, synth};
 
 use super::Format;
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Rows per call of a decoder layer.
     #[arg(long, default_value_t = 8)]
     strip: u16,
+    /// Bytes to keep free for the kernels of 3x3 convolutions.
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    conv_scratch: u32,
 }
 
 impl Args {
@@ -37,7 +41,10 @@ impl Args {
         let default = Shape::default();
         let scales = self.scales.unwrap_or_else(|| default.scales.clone());
         let shape = Shape { depth: self.depth, scales, channels: self.channels, ..default };
-        let n = synth(&self.output, &shape, self.numbers.into(), (self.tile, self.strip))?;
+        let numbers = self.numbers.into();
+        let (tile, strip, conv_scratch) = (self.tile, self.strip, self.conv_scratch);
+        let tier = TierRow { tile, strip, conv_scratch, ..shape.full_tier(numbers) };
+        let n = synth(&self.output, &shape, numbers, tier)?;
         println!("{}: {}", self.output.display(), super::bytes(n));
         Ok(())
     }
