@@ -19,7 +19,7 @@
 //!
 //! With the feature `cuda`, `Engine::on_gpu` makes the same pictures on an NVIDIA GPU.
 #![cfg_attr(not(feature = "std"), no_std)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub use varmint_core::*;
 pub use varmint_cpu::{Cpu, Isa};

@@ -157,7 +157,12 @@ const fn zero(bytes: &[u8], from: usize, to: usize) -> bool {
 
 /// CRC-32 (ISO-HDLC) of a file, its own four bytes taken as zero.
 pub fn checksum(bytes: &[u8]) -> u32 {
-    const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+    // Sixteen bytes at a time where 16 KiB of tables do not matter.
+    #[cfg(target_pointer_width = "64")]
+    type Table = crc::Table<16>;
+    #[cfg(not(target_pointer_width = "64"))]
+    type Table = crc::Table<1>;
+    static CRC: crc::Crc<u32, Table> = crc::Crc::<u32, Table>::new(&crc::CRC_32_ISO_HDLC);
     let mut digest = CRC.digest();
     let (head, rest) = bytes.split_at(CRC_AT.min(bytes.len()));
     digest.update(head);

@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Model file (.vmt) in place of the one inside the program
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
+    /// Believe the weights of --model: a large file is ready at once, its checksum is not computed
+    #[arg(long, requires = "model")]
+    pub(crate) trust: bool,
     /// What to draw: a name or its number
     #[arg(long)]
     pub(crate) class: Option<String>,

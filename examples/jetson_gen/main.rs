@@ -54,6 +54,7 @@ struct Cell {
 }
 
 fn run(args: &Args) -> Result<()> {
+    let begun = Instant::now();
     let file = match &args.model {
         Some(path) => Some(
             ModelFile::open(path)
@@ -62,12 +63,15 @@ fn run(args: &Args) -> Result<()> {
         None => None,
     };
     let model = match &file {
+        Some(f) if args.trust => f.trusted().context("the model is refused")?,
         Some(f) => f.model().context("the model is refused")?,
         None => Model::parse(DEFAULT).context("the embedded model is refused")?,
     };
     let tier = choose_tier(&model, args.tier.as_deref())?;
     let mut engine = choose_engine(&model, &tier, args)?;
     let (cells, columns) = choose_cells(&model, args)?;
+
+    let start = begun.elapsed();
 
     // Poison, so that what a run touches can be told from what it was given.
     engine.arena().fill(0xA5);
@@ -91,7 +95,7 @@ fn run(args: &Args) -> Result<()> {
         .with_context(|| format!("cannot write {}", args.out.display()))?;
     sheet.write_png(std::io::BufWriter::new(to))?;
 
-    let report = Report::new(&model, &engine, &tier, &timings, touched, &args.out);
+    let report = Report::new(&model, &engine, &tier, (start, &timings), touched, &args.out);
     if args.json {
         println!("{}", report.json());
     } else {

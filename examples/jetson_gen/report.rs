@@ -60,6 +60,7 @@ pub(crate) struct Report {
     floor: usize,
     touched: usize,
     macs: u64,
+    start: f64,
     images: usize,
     scales: Vec<(String, f64)>,
     decoder: f64,
@@ -72,12 +73,12 @@ fn median_ms(mut all: Vec<Duration>) -> f64 {
 }
 
 impl Report {
-    /// Medians over the images.
+    /// Medians over the images; `start` is the time until the first one begins.
     pub(crate) fn new(
         model: &Model<'_>,
         engine: &Engine<'_>,
         tier: &Tier,
-        timings: &[Timing],
+        (start, timings): (Duration, &[Timing]),
         touched: usize,
         out: &Path,
     ) -> Self {
@@ -98,6 +99,7 @@ impl Report {
             floor: engine.plan().floor(),
             touched,
             macs: engine.plan().total_macs(),
+            start: start.as_secs_f64() * 1e3,
             images: timings.len(),
             scales: (0..c.n_scales()).map(scale).collect(),
             decoder: median_ms(timings.iter().map(|t| t.decoder).collect()),
@@ -128,6 +130,7 @@ impl Report {
                 "graphs": g.graphs,
             })),
             "macs_per_image": self.macs,
+            "start_ms": self.start,
             "images": self.images,
             "scale_ms": self.scales.iter().map(|s| json!({"scale": s.0, "ms": s.1})).collect::<Vec<_>>(),
             "decoder_ms": self.decoder,
@@ -139,7 +142,12 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "model    {} ({} bytes, read in place)", self.model, self.file_bytes)?;
+        let (model, bytes) = (&self.model, self.file_bytes);
+        writeln!(
+            f,
+            "model    {model} ({bytes} bytes, read in place), ready in {:.1} ms",
+            self.start
+        )?;
         writeln!(f, "backend  {}, tier {}", self.backend, self.tier)?;
         if let Some(board) = &self.board {
             writeln!(f, "board    {board}")?;

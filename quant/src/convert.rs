@@ -50,12 +50,13 @@ pub struct Options {
     pub heads: Option<usize>,
     /// Scales that are guided; else all.
     pub guided: Option<usize>,
-    /// Tokens per call of a block.
-    pub tile: u16,
+    /// Tokens per call of a block; else 16, or 128 where the trunk is 512 wide or wider.
+    pub tile: Option<u16>,
     /// Rows per call of a decoder layer.
     pub strip: u16,
-    /// Bytes kept free for the kernels of 3x3 convolutions; what the arena has free anyway needs none.
-    pub conv_scratch: u32,
+    /// Bytes kept free for the kernels of 3x3 convolutions, which also use what the arena has free anyway;
+    /// else none, or 1 MiB where that is little beside the maps (4 MiB or more each).
+    pub conv_scratch: Option<u32>,
     /// The first tier's name; else that of the number format.
     pub first_tier: Option<String>,
     /// Further tiers, after the first one.
@@ -83,9 +84,9 @@ impl Options {
             scales: None,
             heads: None,
             guided: None,
-            tile: 16,
+            tile: None,
             strip: 8,
-            conv_scratch: 0,
+            conv_scratch: None,
             first_tier: None,
             tiers: Vec::new(),
             calibration: None,

@@ -57,6 +57,7 @@ pub(crate) fn describe(
             *count = small("wide heads", block.wide.len())?;
         }
     }
+    let decoders: Vec<_> = official.decoders().map(decoder).collect::<Result<_, _>>()?;
     Ok(Description {
         sequence: options.sequence,
         name: options.name.clone().or_else(|| meta.name.clone()).unwrap_or_else(stem),
@@ -68,10 +69,10 @@ pub(crate) fn describe(
         n_phi: n_phi as u32,
         sampling: sampling_of(sampling)?,
         tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
-        tiers: tiers(options, &trunks, &scales, guided)?,
+        tiers: tiers(options, (&trunks, &decoders), &scales, guided)?,
         scales,
         trunks,
-        decoders: official.decoders().map(decoder).collect::<Result<_, _>>()?,
+        decoders,
     })
 }
 
@@ -157,10 +158,24 @@ fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSize
     })
 }
 
+/// Bytes of the largest feature map of all decoders, in half floats.
+fn largest_map(decoders: &[DecoderSizes], scales: &[Scale]) -> usize {
+    let tokens = scales.last().map_or(0, |s| s.tokens());
+    let map = |d: &DecoderSizes| {
+        let maps = d.widths.iter().rev().enumerate();
+        maps.map(|(up, &c)| {
+            let pixels = tokens.saturating_mul(4usize.saturating_pow(up as u32));
+            pixels.saturating_mul(2 * usize::from(c))
+        })
+        .max()
+    };
+    decoders.iter().filter_map(map).max().unwrap_or(0)
+}
+
 /// The tiers of a fresh file: every block at every scale, then those that were asked for.
 fn tiers(
     options: &Options,
-    trunks: &[Trunk],
+    (trunks, decoders): (&[Trunk], &[DecoderSizes]),
     scales: &[Scale],
     guided: usize,
 ) -> Result<Vec<TierRow>, Error> {
@@ -173,21 +188,25 @@ fn tiers(
         maps,
         guided: guided as u8,
         decoder: 0,
-        tile: options.tile,
+        tile: options.tile.unwrap_or(if trunks.iter().any(|t| t.width >= 512) { 128 } else { 16 }),
         strip: options.strip,
-        conv_scratch: options.conv_scratch,
+        conv_scratch: options.conv_scratch.unwrap_or(if largest_map(decoders, scales) < 4 << 20 {
+            0
+        } else {
+            1 << 20
+        }),
         together: false,
         keep: varmint_core::Keep::ALL,
     }];
-    let mut decoders = vec![FULL.to_owned()];
-    decoders.extend(options.decoders.iter().map(|d| d.name.clone()));
+    let mut names = vec![FULL.to_owned()];
+    names.extend(options.decoders.iter().map(|d| d.name.clone()));
     let twice = |what: &str, name: &str| {
         Error::Option(format!(
             "{what} `{name}`: there is one of that name already; give it another"
         ))
     };
-    for (i, name) in decoders.iter().enumerate() {
-        if decoders[..i].contains(name) {
+    for (i, name) in names.iter().enumerate() {
+        if names[..i].contains(name) {
             return Err(twice("image decoder", name));
         }
     }
@@ -197,7 +216,7 @@ fn tiers(
         if all.iter().any(|t| t.name == tier.name) {
             return Err(twice("tier", &tier.name));
         }
-        all.push(tier.row(&all[0], trunks, &decoders, &tokens, budgets)?);
+        all.push(tier.row(&all[0], trunks, &names, &tokens, budgets)?);
     }
     Ok(all)
 }

@@ -108,12 +108,7 @@ impl Shape {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Option`] and [`Error::Model`] for a shape that the format or the core refuses.
-pub fn synth(
-    path: &Path,
-    shape: &Shape,
-    numbers: Numbers,
-    tier: TierRow,
-) -> Result<u64, Error> {
+pub fn synth(path: &Path, shape: &Shape, numbers: Numbers, tier: TierRow) -> Result<u64, Error> {
     let description = shape.describe(&format!("random-d{}", shape.depth), vec![tier]);
     fill(path, &description, |spec| choose(numbers, &[], spec, false))
 }

@@ -12,13 +12,13 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use varmint::ModelFile;
+use varmint_core::Shape;
 use varmint_core::file::{ALIGN, CRC_AT};
 use varmint_core::tensor::{Class, Dtype, RECORD_BYTES, Role, Spec, for_each_spec};
-use varmint_core::{Model, Shape};
 
 use crate::description::{Description, head};
 use crate::error::Error;
-use crate::map::Mapped;
 use crate::quantize::Encoded;
 
 /// All tensors of a shape, in the order of the file.
@@ -202,9 +202,9 @@ impl<'a> Output<'a> {
             .and_then(|_| self.file.write_all(&crc.to_le_bytes()))
             .and_then(|()| self.file.flush());
         end.map_err(|e| Error::io(&self.part, e))?;
-        let map = Mapped::open(&self.part)?;
-        let parsed = Model::parse(&map).map(|_| ());
-        drop(map);
+        let file = ModelFile::open(&self.part).map_err(|e| Error::io(&self.part, e))?;
+        let parsed = file.model().map(|_| ());
+        drop(file);
         parsed.map_err(|source| Error::Model { path: self.path.to_owned(), source })?;
         std::fs::rename(&self.part, self.path).map_err(|e| Error::io(self.path, e))?;
         self.done = true;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::fixture;
+use varmint::ModelFile;
 use varmint::{Engine, Image, Request};
 use varmint_core::Model;
 use varmint_quant::calibration::{BlockFound, Budgets, Method};
-use varmint_quant::{Calibration, Mapped, Meta, Numbers, Options, convert};
+use varmint_quant::{Calibration, Meta, Numbers, Options, convert};
 
 fn tmp(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("calibration-{name}"))
@@ -37,7 +38,7 @@ fn found(wide: &[&[usize]], heads: usize) -> Calibration {
     }
 }
 
-fn converted(name: &str, numbers: Numbers, calibration: Option<Calibration>) -> Mapped {
+fn converted(name: &str, numbers: Numbers, calibration: Option<Calibration>) -> ModelFile {
     let mut options = Options::new(vec![weights()], numbers);
     if calibration.is_some() {
         options.tiers = vec!["half:keep=calibrated,grid=2".parse().unwrap()];
@@ -45,7 +46,7 @@ fn converted(name: &str, numbers: Numbers, calibration: Option<Calibration>) -> 
     options.calibration = calibration;
     let path = tmp(&format!("{name}-{}.vmt", numbers.name()));
     convert(&options, &Meta::default(), &path, |_, _| {}).unwrap();
-    Mapped::open(&path).unwrap()
+    ModelFile::open(&path).unwrap()
 }
 
 fn greedy(model: &Model<'_>) -> Vec<Image> {
@@ -64,13 +65,13 @@ fn greedy(model: &Model<'_>) -> Vec<Image> {
 fn the_order_of_heads_changes_no_picture() {
     for numbers in [Numbers::F32, Numbers::Int8] {
         let plain = converted("plain", numbers, None);
-        let plain = Model::parse(&plain).unwrap();
+        let plain = plain.model().unwrap();
         let t = plain.shape.trunk(0);
         let last = t.heads as usize - 1;
         let wide: Vec<&[usize]> = vec![&[1], &[], &[1]];
         assert!(last >= 1 && t.depth == 3 && t.wide_heads.iter().all(|n| *n == 0));
         let map = converted("first", numbers, Some(found(&wide, last + 1)));
-        let first = Model::parse(&map).unwrap();
+        let first = map.model().unwrap();
         assert_eq!(first.shape.trunk(0).wide_heads[..4], [1, 0, 1, 0]);
         let (before, after) = (plain.block(0, 0).query_scale, first.block(0, 0).query_scale);
         assert_eq!((after[0], after[1]), (before[1], before[0]), "the heads have moved");

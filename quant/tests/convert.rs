@@ -7,25 +7,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::fixture;
 use common::model::golden;
+use varmint::ModelFile;
 use varmint_core::model::{Ada, LayerWeights, Linear};
 use varmint_core::tensor::{Data, Dtype, Layer, Matrix, Role, Spec};
 use varmint_core::{Model, Store};
 use varmint_quant::checkpoint::Checkpoint;
 use varmint_quant::quantize::{decode, encode};
-use varmint_quant::{Mapped, Meta, Numbers, Options, convert};
+use varmint_quant::{Meta, Numbers, Options, convert};
 
 fn out(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-fn converted(golden: &str, numbers: Numbers) -> Mapped {
+fn converted(golden: &str, numbers: Numbers) -> ModelFile {
     // Tests run side by side: each conversion has a file of its own.
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = out(&format!("{golden}-{}-{n}.vmt", numbers.name()));
     let weights = fixture(&format!("goldens/{golden}/weights.safetensors"));
     convert(&Options::new(vec![weights], numbers), &Meta::default(), &path, |_, _| {}).unwrap();
-    Mapped::open(&path).unwrap()
+    ModelFile::open(&path).unwrap()
 }
 
 /// A golden's weights, and how far a stored value may be from them.
@@ -175,7 +176,7 @@ fn goldens_come_back_in_every_format() {
     for name in ["dev_a", "dev_b"] {
         for numbers in [Numbers::F32, Numbers::F16, Numbers::Int8] {
             let map = converted(name, numbers);
-            let model = Model::parse(&map).unwrap();
+            let model = map.model().unwrap();
             let s = Source(golden(name), numbers);
             s.matrix(&model.codebook(), "codebook", &s.get("vae.quantize.embedding.weight"));
             for j in 0..model.shape.config.n_phi as usize {
@@ -192,7 +193,7 @@ fn goldens_come_back_in_every_format() {
 #[test]
 fn storage_and_tier_follow_the_number_format() {
     let map = converted("dev_a", Numbers::Int8);
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     let mut seen = Vec::new();
     for i in 0.. {
         let Some((spec, dtype, _)) = m.tensor(i) else { break };
@@ -218,7 +219,7 @@ fn storage_and_tier_follow_the_number_format() {
     assert_eq!((t.cache, t.maps, t.guided, t.tile, t.strip), (Store::I8, Store::F16, 4, 16, 8));
     assert_eq!((0..4).map(|k| t.blocks(k)).collect::<Vec<_>>(), [7; 4]);
     let map = converted("dev_a", Numbers::F16);
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert_eq!((m.shape.trunk(0).act, m.shape.decoder(0).act), (4, 4));
     let t = m.tier("f16").unwrap();
     assert_eq!((t.cache, t.maps), (Store::F16, Store::F16));

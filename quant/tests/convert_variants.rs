@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use common::model::{Tensors, only, tensors, with_levels};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use varmint_core::Model;
+use varmint::ModelFile;
 use varmint_core::model::Ada;
 use varmint_core::tensor::{Dtype as Storage, Role};
-use varmint_quant::{Keep, Mapped, Meta, Numbers, Options, Report, convert};
+use varmint_quant::{Keep, Meta, Numbers, Options, Report, convert};
 
 fn tmp(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
@@ -45,15 +45,15 @@ fn run(
     convert(&options, &meta, &tmp(&format!("{name}.vmt")), |_, _| {}).map_err(|e| e.to_string())
 }
 
-fn good(name: &str, t: &Tensors, change: impl Fn(&mut Options, &mut Meta)) -> Mapped {
+fn good(name: &str, t: &Tensors, change: impl Fn(&mut Options, &mut Meta)) -> ModelFile {
     run(name, t, change).unwrap_or_else(|e| panic!("{name}: {e}"));
-    Mapped::open(&tmp(&format!("{name}.vmt"))).unwrap()
+    ModelFile::open(tmp(&format!("{name}.vmt"))).unwrap()
 }
 
 #[test]
 fn the_schedule_in_the_weights_is_enough() {
     let map = good("levels", &a(), |_, _| {});
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     let c = &m.shape.config;
     let row: Vec<_> = (0..4).map(|k| (c.scale(k).h, c.scale(k).w, c.scale(k).phi)).collect();
     assert_eq!(row, [(1, 1, 0), (2, 2, 1), (3, 3, 2), (4, 4, 3)]);
@@ -68,7 +68,7 @@ fn rectangles() {
     put(&mut t, "var.pos_1LC", &[1, 21, 64], |i| i as f32);
     let sizes = vec![(1, 1), (1, 2), (2, 3), (3, 4)];
     let map = good("rectangles", &t, |o, _| o.scales = Some(sizes.clone()));
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert_eq!((m.shape.config.latent().h, m.shape.config.latent().w), (3, 4));
     let wrong = vec![(1, 1), (1, 2), (2, 3), (4, 4)];
     let e = run("rectangles2", &t, |o, _| o.scales = Some(wrong.clone())).unwrap_err();
@@ -85,7 +85,7 @@ fn shared_modulation() {
         put(&mut t, &format!("var.blocks.{b}.ada_gss"), &[1, 1, 6, 64], |i| (i + b) as f32);
     }
     let map = good("shared", &t, |_, _| {});
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     let shared = m.trunk(0).shared_ada.unwrap();
     assert_eq!((shared.w.rows, shared.bias[383]), (384, 383.0));
     let Ada::Offsets(gss) = m.block(0, 2).ada else { panic!("no offsets") };
@@ -98,11 +98,11 @@ fn plain_attention_needs_the_number_of_heads() {
     let mut t = a();
     t.retain(|k, _| !k.contains("scale_mul_1H11"));
     let map = good("plain", &t, |o, _| o.heads = Some(2));
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert!(!m.shape.trunk(0).l2_norm);
     assert_eq!(m.block(0, 1).query_scale, [(0.25 / 32f64.sqrt()) as f32; 2]);
     let map = good("plain64", &t, |_, _| {});
-    assert_eq!(Model::parse(&map).unwrap().shape.trunk(0).heads, 1);
+    assert_eq!(map.model().unwrap().shape.trunk(0).heads, 1);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn one_decoder_layer_stored_otherwise() {
     let wide = |keep: &str| -> Vec<usize> {
         let keep = Keep::parse(keep).unwrap();
         let map = good("layer", &a(), |o, _| (o.numbers, o.keep) = (Numbers::Int8, keep.clone()));
-        let m = Model::parse(&map).unwrap();
+        let m = map.model().unwrap();
         let tensors = (0..).map_while(|i| m.tensor(i));
         let f16 = tensors.filter(|(s, d, _)| s.role == Role::ConvWeight && *d == Storage::F16);
         f16.map(|(s, ..)| s.index).collect()
@@ -125,7 +125,7 @@ fn large_query_scales_are_cut_at_100() {
     let mut t = a();
     put(&mut t, "var.blocks.0.attn.scale_mul_1H11", &[1, 2, 1, 1], |i| 4.0 + i as f32);
     let map = good("cut", &t, |_, _| {});
-    let q = Model::parse(&map).unwrap().block(0, 0).query_scale;
+    let q = map.model().unwrap().block(0, 0).query_scale;
     assert!((q[0] - 54.598_15).abs() < 1e-4 && (q[1] - 100.0).abs() < 1e-4, "{q:?}");
 }
 
@@ -143,7 +143,7 @@ fn two_tables_with_labels_and_a_preview() {
         *m = meta.clone();
         o.sampling.top_p = Some(0.5);
     });
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert_eq!(
         (m.name(), m.licence(), m.table_name(0), m.table_name(1)),
         ("two", "MIT", "class", "style")
@@ -181,14 +181,14 @@ fn phi_once_per_scale_and_not_at_all() {
     };
     let one = rename(&|r| Some(format!("vae.quantize.quant_resi.qresi.{}", r.strip_prefix("0.")?)));
     let map = good("one", &one, |_, _| {});
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert_eq!((m.shape.config.n_phi, m.shape.config.scale(3).phi), (1, 0));
     let each = rename(&|r| Some(format!("vae.quantize.quant_resi.{r}")));
     let map = good("each", &each, |_, _| {});
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert_eq!((0..4).map(|k| m.shape.config.scale(k).phi).collect::<Vec<_>>(), [0, 1, 2, 3]);
     let map = good("none", &rename(&|_| None), |_, _| {});
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     let w = varmint_quant::quantize::decode(&m.phi(0).w);
     // 8 x 9 x 8: the centre tap of the diagonal, nothing else.
     for (i, v) in w.iter().enumerate() {
@@ -284,6 +284,6 @@ fn exceptions_from_the_number_format() {
     let snr = find("blocks.0.ffn.fc1.weight").snr_db.unwrap();
     assert!((30.0..60.0).contains(&snr), "{snr}");
     // One f16 weight makes the widest input of the trunk a float.
-    let map = Mapped::open(&tmp("keep16.vmt")).unwrap();
-    assert_eq!(Model::parse(&map).unwrap().shape.trunk(0).act, 4);
+    let map = ModelFile::open(tmp("keep16.vmt")).unwrap();
+    assert_eq!(map.model().unwrap().shape.trunk(0).act, 4);
 }

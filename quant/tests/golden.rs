@@ -6,14 +6,15 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use common::fixture;
+use varmint::ModelFile;
 use varmint::{Cpu, Engine, Generator, Host, Isa, Model, Ops, Plan, Request, Scalar, Step, Tier};
 use varmint_quant::checkpoint::Checkpoint;
 use varmint_quant::golden::{Golden, Tolerance};
-use varmint_quant::{Mapped, Meta, Numbers, Options, convert};
+use varmint_quant::{Meta, Numbers, Options, convert};
 
 const GOLDENS: [&str; 2] = ["dev_a", "dev_b"];
 
-fn model(test: &str, golden: &str, numbers: Numbers) -> (Golden, Mapped) {
+fn model(test: &str, golden: &str, numbers: Numbers) -> (Golden, ModelFile) {
     let path = fixture(&format!("goldens/{golden}/golden.safetensors"));
     let open = Golden::open(&path).unwrap();
     let mut o =
@@ -22,13 +23,13 @@ fn model(test: &str, golden: &str, numbers: Numbers) -> (Golden, Mapped) {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("{test}-{golden}-{}.vmt", numbers.name()));
     convert(&o, &Meta::default(), &file, |_, _| {}).unwrap();
-    (open, Mapped::open(&file).unwrap())
+    (open, ModelFile::open(&file).unwrap())
 }
 
 fn within_tolerance<O: Ops + Copy>(test: &str, ops: O) {
     for name in GOLDENS {
         let (golden, file) = model(test, name, Numbers::F32);
-        let model = Model::parse(&file).unwrap();
+        let model = file.model().unwrap();
         let tolerance = Tolerance::beside(&fixture(&format!("goldens/{name}/golden.safetensors")));
         let report = golden.compare(&model, &model.tier_at(0).unwrap(), ops, tolerance).unwrap();
         for row in &report.rows {
@@ -60,7 +61,7 @@ fn f16_and_int8_are_close() {
     for (numbers, limit) in [(Numbers::F16, 1e-3), (Numbers::Int8, 5e-2)] {
         for name in GOLDENS {
             let (golden, file) = model("close", name, numbers);
-            let model = Model::parse(&file).unwrap();
+            let model = file.model().unwrap();
             let tier = model.tier_at(0).unwrap();
             let r = golden.compare(&model, &tier, Cpu::detect(), Tolerance::default()).unwrap();
             let what = format!("{name} {numbers:?}: {} {}", r.logit_error, r.token_agreement);
@@ -102,7 +103,7 @@ fn image<O: Ops>(
 fn int8_has_the_same_bits_on_every_instruction_set() {
     for name in GOLDENS {
         let (golden, file) = model("bits", name, Numbers::Int8);
-        let model = Model::parse(&file).unwrap();
+        let model = file.model().unwrap();
         let tier = model.tier_at(0).unwrap();
         for seed in 0..3 {
             let mut request = Request::new(&model);

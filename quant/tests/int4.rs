@@ -3,6 +3,7 @@
 mod common;
 
 use common::fixture;
+use varmint::ModelFile;
 use varmint::{Cpu, Host, Isa, Plan, Request, Scalar};
 use varmint_core::file::{CRC_AT, checksum};
 use varmint_core::ops::{Packed4, Taps};
@@ -12,7 +13,7 @@ use varmint_core::{Error, Fault, Generator, Model, Ops, Sampling, Scale, Step, S
 use varmint_quant::description::{DecoderSizes, Description, Table, TierRow};
 use varmint_quant::quantize::{decode, encode, snr_db, view};
 use varmint_quant::write::write;
-use varmint_quant::{Keep, Mapped, Meta, Numbers, Options, convert};
+use varmint_quant::{Keep, Meta, Numbers, Options, convert};
 
 fn spec(rows: usize, cols: usize) -> Spec {
     let (role, class) = (Role::Fc1Weight, Class::Weight);
@@ -161,18 +162,18 @@ fn path(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-fn small(name: &str, keep: &str) -> Mapped {
+fn small(name: &str, keep: &str) -> ModelFile {
     let weights = fixture("goldens/dev_a/weights.safetensors");
     let mut options = Options::new(vec![weights], Numbers::Int4);
     options.keep = if keep.is_empty() { Vec::new() } else { Keep::parse(keep).unwrap() };
     convert(&options, &Meta::default(), &path(name), |_, _| {}).unwrap();
-    Mapped::open(&path(name)).unwrap()
+    ModelFile::open(path(name)).unwrap()
 }
 
 #[test]
 fn a_model_of_4_bits_has_one_picture_everywhere() {
     let map = small("int4.vmt", "");
-    let model = Model::parse(&map).unwrap();
+    let model = map.model().unwrap();
     assert_eq!(model.tier_at(0).unwrap().name(), "int4");
     for i in 0.. {
         let Some((spec, dtype, _)) = model.tensor(i) else { break };
@@ -182,7 +183,7 @@ fn a_model_of_4_bits_has_one_picture_everywhere() {
     same_everywhere(&model);
     // Every matrix of the trunk.
     let map = small("int4-all.vmt", "i4:qkv,proj,fc1,fc2,head,headada,ada");
-    let model = Model::parse(&map).unwrap();
+    let model = map.model().unwrap();
     assert_eq!(model.shape.trunk(0).act, 1);
     same_everywhere(&model);
 }
@@ -237,8 +238,8 @@ fn widths_are_padded() {
         encode(s, dtype, &values, "test")
     })
     .unwrap();
-    let map = Mapped::open(&file).unwrap();
-    let model = Model::parse(&map).unwrap();
+    let map = ModelFile::open(&file).unwrap();
+    let model = map.model().unwrap();
     assert_eq!(model.shape.trunk(0).act, 1);
     same_everywhere(&model);
 }
@@ -290,18 +291,19 @@ impl Lie {
 #[test]
 fn lies_about_4_bits_never_panic() {
     let map = small("lies.vmt", "");
-    let mut lie = Lie::new(&map);
+    let mut lie = Lie::new(map.bytes());
     // The directory's records start where a record of the codebook is: role 1, storage f16.
-    let directory = u64::from_le_bytes(map[64 + 5 * 24 + 8..][..8].try_into().unwrap()) as usize;
+    let directory =
+        u64::from_le_bytes(map.bytes()[64 + 5 * 24 + 8..][..8].try_into().unwrap()) as usize;
     let (mut refused, mut ran) = (0, 0);
     for i in 0.. {
         let at = directory + 32 * i;
-        let model = Model::parse(&map).unwrap();
+        let model = map.model().unwrap();
         let Some((spec, dtype, _)) = model.tensor(i) else { break };
         if dtype != Dtype::I4 && (spec.class != Class::Weight || spec.index > 1) {
             continue;
         }
-        let data = u64::from_le_bytes(map[at + 16..][..8].try_into().unwrap()) as usize;
+        let data = u64::from_le_bytes(map.bytes()[at + 16..][..8].try_into().unwrap()) as usize;
         let groups = data + spec.nibble_bytes() as usize;
         let mut change = |at: usize, to: u8| {
             let old = std::mem::replace(&mut lie.bytes()[at], to);
@@ -333,7 +335,8 @@ fn lies_about_4_bits_never_panic() {
             }
             assert_eq!(change(groups, 0x80), Some(Fault::Weight));
             assert_eq!(change(groups + 3, 0x81), None);
-            let scale = u64::from_le_bytes(map[at + 24..][..8].try_into().unwrap()) as usize;
+            let scale =
+                u64::from_le_bytes(map.bytes()[at + 24..][..8].try_into().unwrap()) as usize;
             assert_eq!(change(scale + 3, 0xFF), Some(Fault::Scale));
         }
         for field in 16..32 {

@@ -8,13 +8,14 @@ use std::process::Command;
 
 use common::model::{Tensors, only, random, tensors};
 use safetensors::tensor::{TensorView, serialize_to_file};
+use varmint::ModelFile;
 use varmint::plan::Buf;
 use varmint::{Engine, Plan, Request};
 use varmint_core::tensor::{Dtype, Role};
 use varmint_core::{Model, Store};
 use varmint_quant::official::{DecoderConfig, VarConfig};
 use varmint_quant::quantize::decode;
-use varmint_quant::{Keep, Mapped, Meta, MoreDecoder, Numbers, Options, convert};
+use varmint_quant::{Keep, Meta, MoreDecoder, Numbers, Options, convert};
 
 fn tmp(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("parts-{name}"))
@@ -91,9 +92,9 @@ impl Parts {
         o
     }
 
-    fn convert(&self, o: &Options) -> Result<Mapped, String> {
+    fn convert(&self, o: &Options) -> Result<ModelFile, String> {
         convert(o, &Meta::default(), &self.out, |_, _| {}).map_err(|e| e.to_string())?;
-        Ok(Mapped::open(&self.out).unwrap())
+        Ok(ModelFile::open(&self.out).unwrap())
     }
 }
 
@@ -107,7 +108,7 @@ const TIERS: [&str; 3] = [
 fn tiers_choose_trunks_blocks_and_decoders() {
     let parts = Parts::new("tiers");
     let map = parts.convert(&parts.options(Numbers::Int8, &TIERS)).unwrap();
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     assert_eq!((m.shape.n_trunks(), m.shape.n_decoders(), m.shape.n_tiers()), (2, 2, 4));
     let t = m.shape.trunk(1);
     assert_eq!((t.depth, t.width, t.heads, t.hidden), (2, 16, 1, 32));
@@ -144,7 +145,7 @@ fn a_refiner_like_the_drafter_changes_nothing() {
         o.tiers.push("g:guided=3".parse().unwrap());
         o.refiner = Some(parts.drafter.clone());
         let map = parts.convert(&o).unwrap();
-        let m = Model::parse(&map).unwrap();
+        let m = map.model().unwrap();
         let image = |name: &str| {
             let mut engine = Engine::new(&m, &m.tier(name).unwrap()).unwrap();
             engine.arena().fill(0xAA);
@@ -160,7 +161,7 @@ fn a_refiner_like_the_drafter_changes_nothing() {
     }
     // The drafter's caches are gone before the refiner's come: the peak is the larger of the two.
     let map = parts.convert(&parts.options(Numbers::Int8, &["duet:refiner=2"])).unwrap();
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     let plan = |name: &str| Plan::new(&m.shape, &m.tier(name).unwrap()).unwrap();
     let (full, duet) = (plan("full"), plan("duet"));
     duet.verify().unwrap();
@@ -185,7 +186,7 @@ fn formats_may_be_mixed() {
         let mut o = parts.options(numbers, &[]);
         o.keep = keep.iter().flat_map(|k| Keep::parse(k).unwrap()).collect();
         let map = parts.convert(&o).unwrap();
-        let m = Model::parse(&map).unwrap();
+        let m = map.model().unwrap();
         let image = Engine::new(&m, &m.tier_at(0).unwrap()).unwrap().generate(Request::new(&m));
         image.unwrap_or_else(|e| panic!("{numbers:?} with {keep:?}: {e}"))
     };
@@ -216,7 +217,7 @@ fn parts_are_the_given_ones() {
         (o.refiner, o.decoders, o.tiers) = (None, Vec::new(), Vec::new());
         o.inputs = vec![alone.drafter.clone(), alone.vae.clone()];
         let one = alone.convert(&o).unwrap();
-        let (both, one) = (Model::parse(&both).unwrap(), Model::parse(&one).unwrap());
+        let (both, one) = (both.model().unwrap(), one.model().unwrap());
         type Stored = Vec<(Role, usize, Dtype, Vec<f32>)>;
         let stored = |m: &Model<'_>, set: usize| -> Stored {
             let all = (0..).map_while(|i| m.tensor(i));
@@ -234,7 +235,7 @@ fn parts_are_the_given_ones() {
     let bytes = &given["post_quant_conv.weight"].2;
     let given: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     let map = parts.convert(&parts.options(Numbers::F32, &[])).unwrap();
-    let m = Model::parse(&map).unwrap();
+    let m = map.model().unwrap();
     let first = (0..)
         .map_while(|i| m.tensor(i))
         .find(|(s, ..)| (s.role, s.set, s.index) == (Role::ConvWeight, 1, 0));

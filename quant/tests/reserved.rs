@@ -3,9 +3,10 @@
 mod common;
 
 use common::fixture;
+use varmint::ModelFile;
 use varmint_core::file::{CRC_AT, checksum};
 use varmint_core::{Error, Fault, Model};
-use varmint_quant::{Mapped, Meta, Numbers, Options, convert};
+use varmint_quant::{Meta, Numbers, Options, convert};
 
 #[test]
 fn reserved_bytes_are_zero() {
@@ -13,7 +14,8 @@ fn reserved_bytes_are_zero() {
     let weights = fixture("goldens/dev_a/weights.safetensors");
     let options = Options::new(vec![weights], Numbers::Int8);
     convert(&options, &Meta::default(), &path, |_, _| {}).unwrap();
-    let file = Mapped::open(&path).unwrap();
+    let file = ModelFile::open(&path).unwrap();
+    let file = file.bytes();
     // Aligned as the core wants it.
     let mut room = vec![0u8; file.len() + 64];
     let shift = room.as_ptr().align_offset(64);
@@ -43,7 +45,7 @@ fn reserved_bytes_are_zero() {
     ];
     for (at, wanted) in places {
         let bytes = &mut room[shift..shift + file.len()];
-        bytes.copy_from_slice(&file);
+        bytes.copy_from_slice(file);
         assert_eq!(bytes[at], 0, "byte {at} is in use");
         bytes[at] = 1;
         let crc = checksum(bytes);

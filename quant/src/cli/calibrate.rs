@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use varmint_core::Model;
+use varmint_quant::Calibration;
 use varmint_quant::calibrate::{Settings, calibrate};
 use varmint_quant::calibration::Method;
-use varmint_quant::{Calibration, Mapped};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,8 +62,8 @@ enum How {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let map = Mapped::open(&self.file)?;
-        let model = Model::parse(&map).with_context(|| self.file.display().to_string())?;
+        let file = super::open(&self.file)?;
+        let model = file.model().with_context(|| self.file.display().to_string())?;
         let settings = Settings {
             count: self.count as usize,
             seed: self.seed,

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use varmint::Model;
-use varmint_quant::Mapped;
 use varmint_quant::batch::default_jobs;
 use varmint_quant::compare::{compare, requests};
 
@@ -53,9 +51,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let (map_a, map_b) = (Mapped::open(&self.model)?, Mapped::open(&self.reference)?);
-        let a = Model::parse(&map_a).with_context(|| self.model.display().to_string())?;
-        let b = Model::parse(&map_b).with_context(|| self.reference.display().to_string())?;
+        let (file_a, file_b) = (super::open(&self.model)?, super::open(&self.reference)?);
+        let a = file_a.model().with_context(|| self.model.display().to_string())?;
+        let b = file_b.model().with_context(|| self.reference.display().to_string())?;
         let a_tier = super::tier(&a, self.tier.as_deref())?;
         let b_tier = super::tier(&b, self.reference_tier.as_deref())?;
         let items = requests(&a, self.count as usize, self.seed);

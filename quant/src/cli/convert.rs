@@ -113,16 +113,16 @@ pub(crate) struct Args {
     /// Scales that run with guidance [default: all].
     #[arg(long, value_name = "SCALES")]
     guided: Option<usize>,
-    /// Tokens per call of a block: more is faster, less needs less memory.
-    #[arg(long, default_value_t = 16)]
-    tile: u16,
+    /// Tokens per call of a block: more is faster, less needs less memory [default: 16; 128 for wide models].
+    #[arg(long, value_name = "TOKENS")]
+    tile: Option<u16>,
     /// Rows per call of a decoder layer.
     #[arg(long, default_value_t = 8)]
     strip: u16,
     /// Bytes to keep free for the kernels of 3x3 convolutions, for speed; they use what the arena has free
-    /// anyway.
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
-    conv_scratch: u32,
+    /// anyway [default: 0; 1 MiB for large image decoders].
+    #[arg(long, value_name = "BYTES")]
+    conv_scratch: Option<u32>,
     /// The first tier's name [default: the number format].
     #[arg(long, value_name = "NAME")]
     first_tier: Option<String>,

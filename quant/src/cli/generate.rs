@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use varmint::{Image, Model, Sampling};
-use varmint_quant::Mapped;
 use varmint_quant::batch::{
     Item, default_jobs, generate, read_requests, read_tokens, write_images,
 };
@@ -81,8 +80,8 @@ impl Args {
             "png" => false,
             _ => bail!("--out {}: write a .png or a .safetensors file", self.out.display()),
         };
-        let map = Mapped::open(&self.model)?;
-        let model = Model::parse(&map).with_context(|| self.model.display().to_string())?;
+        let file = super::open(&self.model)?;
+        let model = file.model().with_context(|| self.model.display().to_string())?;
         let tier = super::tier(&model, self.tier.as_deref())?;
         let items = self.items(&model)?;
         let bar = super::bar(items.len(), "pictures");

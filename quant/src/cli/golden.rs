@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use varmint::{Cpu, Model, Scalar};
+use varmint::{Cpu, Scalar};
 use varmint_quant::golden::{Golden, Report, Tolerance};
-use varmint_quant::{Mapped, Meta, Options, convert};
+use varmint_quant::{Meta, Options, convert};
 
 use super::Format;
 
@@ -102,8 +102,8 @@ impl Args {
             spinner.set_message(format!("converting: {done} of {total} tensors"));
         })?;
         spinner.set_message("running");
-        let map = Mapped::open(&file)?;
-        let model = Model::parse(&map)?;
+        let file = super::open(&file)?;
+        let model = file.model()?;
         let tier = model.tier_at(0)?;
         Ok(match self.backend {
             Kernels::Scalar => golden.compare(&model, &tier, Scalar, tolerance)?,

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use varmint_core::Model;
-use varmint_quant::Mapped;
 use varmint_quant::inspect::{KeepInfo, Summary, summary};
 
 const EXAMPLES: &str = "\
@@ -32,8 +30,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let map = Mapped::open(&self.file)?;
-        let model = Model::parse(&map).with_context(|| self.file.display().to_string())?;
+        let file = super::open(&self.file)?;
+        let model = file.model().with_context(|| self.file.display().to_string())?;
         let s = summary(&model, self.tensors);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&s)?);

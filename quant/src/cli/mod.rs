@@ -10,6 +10,8 @@ mod inspect;
 mod plan;
 mod synth;
 
+use anyhow::Context;
+
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -45,6 +47,11 @@ impl Command {
             Self::Synth(args) => args.run(),
         }
     }
+}
+
+/// A model file, mapped.
+fn open(path: &std::path::Path) -> anyhow::Result<varmint::ModelFile> {
+    varmint::ModelFile::open(path).with_context(|| path.display().to_string())
 }
 
 /// A number format on the command line.

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use serde_json::json;
 use varmint::{Model, Plan};
-use varmint_quant::Mapped;
 use varmint_quant::inspect::blocks_line;
 
 use super::board::Boards;
@@ -49,8 +48,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let map = Mapped::open(&self.file)?;
-        let model = Model::parse(&map).with_context(|| self.file.display().to_string())?;
+        let file = super::open(&self.file)?;
+        let model = file.model().with_context(|| self.file.display().to_string())?;
         let tiers = match &self.tier {
             Some(name) => vec![super::tier(&model, Some(name))?],
             None => model.tiers().collect(),
