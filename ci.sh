@@ -20,7 +20,7 @@ lint() {
     cargo check -p varmint-core --features defmt
     cargo check -p varmint --no-default-features
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
-    if git grep -n -I -E 'todo!\(|unimplemented!\(|#\[ignore' -- '*.rs'; then
+    if git grep -n -I -E 'todo!\(|unimplemented!\(|#\[ignore\]' -- '*.rs'; then
         echo "left-over markers" >&2
         exit 1
     fi
