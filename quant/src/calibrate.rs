@@ -19,8 +19,9 @@ use varmint_core::{Generator, Host, Keep, Model, Plan, Tier};
 use crate::calibration::{BlockFound, Budgets, Calibration, Method};
 use crate::compare::requests;
 use crate::error::Error;
-use crate::probe::{Look, Probe, Sums};
+use crate::probe::{Look, Sums};
 use crate::tiers::all_blocks;
+use crate::watch::Watched;
 
 /// Scales are looked at from this one on: earlier ones have next to no history.
 const FROM_SCALE: usize = 2;
@@ -74,7 +75,7 @@ pub fn calibrate(
     let mut arena = vec![0u128; plan.bytes().div_ceil(16)];
     for item in requests(model, settings.count, settings.seed) {
         let ram = bytemuck::cast_slice_mut(&mut arena);
-        let host = Host::new(Probe::new(&sums), ram, &plan).map_err(failed)?;
+        let host = Host::new(Watched::new(&sums), ram, &plan).map_err(failed)?;
         let mut run = Generator::new(model, &plan, host, item.request()).map_err(failed)?;
         while !matches!(run.stage(), Stage::Decode { .. } | Stage::Done) {
             let tile = match run.stage() {

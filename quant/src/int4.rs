@@ -17,11 +17,14 @@ const REACH: (f32, f32, usize) = (6.5, 10.0, 15);
 /// Integer scales tried on each side of zero, about.
 const TRIES: usize = 16;
 
-/// A row of the matrix.
-struct Row {
-    scale: f32,
-    group: Vec<i8>,
-    q: Vec<i8>,
+/// A row of the matrix, its inputs padded to whole groups.
+pub(crate) struct Row {
+    /// f32 scale.
+    pub(crate) scale: f32,
+    /// Integer scales, one per group.
+    pub(crate) group: Vec<i8>,
+    /// Integers, -8 to 7.
+    pub(crate) q: Vec<i8>,
 }
 
 /// Values of a group as integers.
@@ -45,31 +48,36 @@ fn best(v: &[f32; GROUP4], steps: impl Iterator<Item = f32>) -> f32 {
     steps.map(|s| (s, error(v, s))).fold(first, less).0
 }
 
+/// The step that suits a group best, negative where its largest value is positive.
+pub(crate) fn free_step(v: &[f32; GROUP4]) -> f32 {
+    let max = v.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let (from, to, n) = REACH;
+    let reach = (0..n).map(|i| from + (to - from) * i as f32 / (n - 1) as f32);
+    best(v, reach.flat_map(|d| [max / d, -max / d]))
+}
+
+/// The best integer scale of a group in a row of this scale: those near the free step are tried, with every
+/// sign.
+pub(crate) fn group_scale(v: &[f32; GROUP4], scale: f32) -> i8 {
+    let step = free_step(v).abs();
+    let (low, high) = ((0.8 * step / scale) as i32, (1.25 * step / scale) as i32 + 1);
+    let tries = (low.max(1)..=high.min(127)).step_by(((high - low) as usize / TRIES).max(1));
+    let exact = tries.chain([((step / scale).round() as i32).min(127)]);
+    (best(v, exact.flat_map(|g| [g as f32 * scale, -g as f32 * scale])) / scale).round() as i8
+}
+
 fn quantize(row: &[f32]) -> Row {
     let mut padded = row.to_vec();
     padded.resize(up32(row.len()), 0.0);
     let groups = padded.as_chunks::<GROUP4>().0;
-    let free = |v: &[f32; GROUP4]| {
-        let max = v.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let (from, to, n) = REACH;
-        let reach = (0..n).map(|i| from + (to - from) * i as f32 / (n - 1) as f32);
-        best(v, reach.flat_map(|d| [max / d, -max / d]))
-    };
-    let steps: Vec<f32> = groups.iter().map(free).collect();
-    let widest = steps.iter().fold(0.0f32, |m, s| m.max(s.abs()));
+    let steps = groups.iter().map(free_step);
+    let widest = steps.fold(0.0f32, |m, s| m.max(s.abs()));
     let mut scale = widest / 127.0;
     if !scale.is_normal() {
         // Zeros, or too small to be told from them.
         return Row { scale: 0.0, group: vec![0; groups.len()], q: vec![0; padded.len()] };
     }
-    // Integer scales near the free one, and every sign.
-    let bound = |v: &[f32; GROUP4], step: f32| {
-        let (low, high) = ((0.8 * step / scale) as i32, (1.25 * step / scale) as i32 + 1);
-        let tries = (low.max(1)..=high.min(127)).step_by(((high - low) as usize / TRIES).max(1));
-        let exact = tries.chain([(step / scale).round() as i32]);
-        (best(v, exact.flat_map(|g| [g as f32 * scale, -g as f32 * scale])) / scale).round() as i8
-    };
-    let group: Vec<i8> = groups.iter().zip(&steps).map(|(v, s)| bound(v, s.abs())).collect();
+    let group: Vec<i8> = groups.iter().map(|v| group_scale(v, scale)).collect();
     let all = |scale: f32| -> Vec<i8> {
         let one = |(v, g): (_, &i8)| integers(v, f32::from(*g) * scale).map(|q| q as i8);
         groups.iter().zip(&group).flat_map(one).collect()
@@ -89,8 +97,13 @@ fn quantize(row: &[f32]) -> Row {
     Row { scale, group, q }
 }
 
-/// Encodes a dense matrix.
+/// Encodes a dense matrix, every value to the nearest.
 pub(crate) fn encode(spec: &Spec, values: &[f32]) -> Encoded {
+    pack(spec, values.chunks_exact(spec.cols).map(quantize))
+}
+
+/// The bytes of a matrix of these rows.
+pub(crate) fn pack(spec: &Spec, all: impl Iterator<Item = Row>) -> Encoded {
     let (k, rows) = (up32(spec.cols), spec.rows.next_multiple_of(8));
     let nibbles = rows * k / 2;
     // Padding is zero: 8 in both halves.
@@ -98,8 +111,7 @@ pub(crate) fn encode(spec: &Spec, values: &[f32]) -> Encoded {
     data.resize(nibbles + rows * k / GROUP4, 0);
     let mut scales = vec![0.0; rows];
     let (w, group) = data.split_at_mut(nibbles);
-    for (r, row) in values.chunks_exact(spec.cols).enumerate() {
-        let row = quantize(row);
+    for (r, row) in all.enumerate() {
         scales[r] = row.scale;
         for (i, g) in row.group.iter().enumerate() {
             group[(r / 8 * (k / GROUP4) + i) * 8 + r % 8] = g.to_le_bytes()[0];

@@ -14,10 +14,14 @@
 //! write        the .vmt file, tensor by tensor
 //! tiers        what the ways to run a model do otherwise than the first
 //! convert      all of the above in one call
-//! probe        a look at attention while pictures are made
+//! watch        the kernels, and somebody who looks on while pictures are made
+//! probe        a look at attention
 //! calibrate    which heads look far back
 //! calibration  what that found, as a file between two commands
 //! permute      such heads first
+//! samples      a look at the inputs of products
+//! gptq         4-bit weights whose errors make up for each other
+//! requantize   a model file with other numbers, and what they cost layer by layer
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
 //! batch        many images on many threads; lists of requests, files of tokens
@@ -41,6 +45,7 @@ mod describe;
 pub mod description;
 pub mod error;
 pub mod golden;
+mod gptq;
 pub mod inspect;
 mod int4;
 pub mod meta;
@@ -51,9 +56,12 @@ mod permute;
 mod probe;
 pub mod published;
 pub mod quantize;
+pub mod requantize;
+mod samples;
 pub mod schedule;
 pub mod synth;
 pub mod tiers;
+mod watch;
 pub mod write;
 
 pub use calibration::Calibration;

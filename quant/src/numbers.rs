@@ -100,6 +100,11 @@ const ROLES: [(&str, Role); 15] = [
     ("conv", Role::ConvWeight),
 ];
 
+/// A role as `--keep` writes it.
+pub(crate) fn role_name(role: Role) -> Option<&'static str> {
+    ROLES.iter().find(|(_, r)| *r == role).map(|(name, _)| *name)
+}
+
 const DTYPES: [Dtype; 6] =
     [Dtype::F32, Dtype::F16, Dtype::I8Rows, Dtype::I8, Dtype::I8Wide, Dtype::I4];
 

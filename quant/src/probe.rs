@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! Sums::begin(tile)    before the step of every tile, so that the probe knows where it is
-//! Probe::attend        the kernel, then softmax once more in plain f32: own scale, history, columns
+//! Sums::attended       after the kernel, softmax once more in plain f32: own scale, history, columns
 //! Sums::mean           per scale, block and head, over all pictures
 //! ```
 
 use std::cell::RefCell;
 
-use half::f16;
-use varmint::Cpu;
-use varmint_core::ops::{Heads, Kv, Ops, Packed, Packed4, Scratch, Strip, Taps};
+use varmint_core::ops::{Heads, Kv};
 use varmint_core::stage::Tile;
+
+use crate::watch::Witness;
 
 /// What a head attends to at a scale: means over queries and pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -162,67 +162,16 @@ fn largest(p: &mut [f32], n: usize) -> f64 {
     p.iter().take(n).map(|&p| f64::from(p)).sum()
 }
 
-/// The kernels of this processor, watched.
-#[derive(Debug)]
-pub(crate) struct Probe<'s> {
-    cpu: Cpu,
-    sums: &'s RefCell<Sums>,
-}
-
-impl<'s> Probe<'s> {
-    pub(crate) fn new(sums: &'s RefCell<Sums>) -> Self {
-        Self { cpu: Cpu::detect(), sums }
-    }
-}
-
-macro_rules! forward {
-    ($(fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)?;)*) => {
-        $(fn $name(&self, $($arg: $type),*) $(-> $out)? { self.cpu.$name($($arg),*) })*
-    };
-}
-
-/// Everything is the processor's; attention is also looked at.
-impl Ops for Probe<'_> {
-    fn attend(
-        &self,
-        heads: Heads,
-        q: &[f32],
-        kv: [(Kv<'_>, usize); 2],
-        scratch: &mut Scratch<'_>,
-        out: &mut [f32],
-    ) {
-        self.cpu.attend(heads, q, kv, scratch, out);
-        self.sums.borrow_mut().attend(heads, q, kv);
-    }
-
-    forward! {
-        fn name() -> &'static str;
-        fn layer_norm(x: &[f32], gain: &[f32], shift: &[f32], out: &mut [f32]);
-        fn quantize_i8(x: &[f32], out: &mut [i8]) -> f32;
-        fn quantize_i12(x: &[f32], out: &mut [i16]) -> f32;
-        fn gemm_i8(x: Taps<'_, i8>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]);
-        fn gemm_i12(x: Taps<'_, i16>, row_scale: &[f32], w: Packed<'_>, out: &mut [f32]);
-        fn conv_i8(x: Strip<'_, i8>, scale: f32, w: Packed<'_>, scratch: &mut [i32], out: &mut [f32]);
-        fn conv_i12(x: Strip<'_, i16>, scale: f32, w: Packed<'_>, scratch: &mut [i32], out: &mut [f32]);
-        fn gemm_i4(x: Taps<'_, i8>, row_scale: &[f32], w: Packed4<'_>, out: &mut [f32]);
-        fn gemm_f32(x: Taps<'_, f32>, w: &[f32], bias: &[f32], out: &mut [f32]);
-        fn gemm_f16(x: Taps<'_, f32>, w: &[f16], bias: &[f32], out: &mut [f32]);
-        fn gelu(x: &mut [f32]);
-        fn add_gated(x: &mut [f32], gain: &[f32], y: &[f32]);
-        fn norm_act(x: &mut [f32], gain: &[f32], shift: &[f32], silu: bool);
-        fn map_stats(x: &[f32], sum: &mut [f32], min: &mut [f32], max: &mut [f32]);
-        fn map_squares(x: &[f32], mean: &[f32], sum: &mut [f32]);
-        fn normalize_heads(x: &mut [f32], dim: usize, factors: &[f32]);
-        fn quantize_heads(x: &[f32], dim: usize, out: &mut [i8], scales: &mut [f16]);
-        fn widen_f16(x: &[f16], out: &mut [f32]);
-        fn narrow_f16(x: &mut [f32], out: &mut [f16]);
-        fn requantize_i8(x: &[f32], inverse: f32, out: &mut [i8]);
-        fn requantize_i12(x: &[f32], inverse: f32, out: &mut [i16]);
+impl Witness for RefCell<Sums> {
+    fn attended(&self, heads: Heads, q: &[f32], kv: [(Kv<'_>, usize); 2]) {
+        self.borrow_mut().attend(heads, q, kv);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
 
     /// Two heads of two channels, two queries in tiles of one, a history of two keys: the first head

@@ -13,9 +13,11 @@ use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use varmint::ModelFile;
-use varmint_core::Shape;
-use varmint_core::file::{ALIGN, CRC_AT};
+use varmint_core::config::{DECODER_BYTES, TRUNK_BYTES};
+use varmint_core::file::{ALIGN, CRC_AT, Container, Kind};
 use varmint_core::tensor::{Class, Dtype, RECORD_BYTES, Role, Spec, for_each_spec};
+use varmint_core::tier::TIER_BYTES;
+use varmint_core::{Model, Shape, Store};
 
 use crate::description::{Description, head};
 use crate::error::Error;
@@ -43,12 +45,51 @@ pub fn write(
     path: &Path,
     description: &Description,
     mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
+    tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
+) -> Result<u64, Error> {
+    put_all(path, &layout(description, &mut dtype)?, tensor)
+}
+
+/// Writes `model` with other numbers: everything but the tensors' storage stays, and how tiers store keys, values
+/// and maps, which `stores` says.
+///
+/// # Errors
+/// As [`write()`].
+pub fn rewrite(
+    path: &Path,
+    model: &Model<'_>,
+    (cache, maps): (Store, Store),
+    dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
+    tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
+) -> Result<u64, Error> {
+    let container = Container::parse(model.bytes()).map_err(Error::Shape)?;
+    let kinds = [Kind::Config, Kind::Trunks, Kind::Decoders, Kind::Tiers, Kind::Text];
+    let mut sections = kinds.map(|k| container.section(k).0.to_vec());
+    let specs = specs(&model.shape);
+    let dtypes = specs.iter().map(dtype).collect::<Result<Vec<_>, _>>()?;
+    let [_, trunks, decoders, tiers, _] = &mut sections;
+    for (set, t) in trunks.chunks_exact_mut(TRUNK_BYTES).enumerate() {
+        t[20..24].copy_from_slice(&widest(&specs, &dtypes, false, set).to_le_bytes());
+    }
+    for (set, d) in decoders.chunks_exact_mut(DECODER_BYTES).enumerate() {
+        d[12..16].copy_from_slice(&widest(&specs, &dtypes, true, set).to_le_bytes());
+    }
+    for t in tiers.chunks_exact_mut(TIER_BYTES) {
+        t[160..162].copy_from_slice(&[cache as u8, maps as u8]);
+    }
+    let (head, data_len) = whole_head(model.sequence, sections.to_vec(), &specs, &dtypes);
+    put_all(path, &Layout { specs, dtypes, head, data_len }, tensor)
+}
+
+/// The head, then one tensor after the other.
+fn put_all(
+    path: &Path,
+    layout: &Layout,
     mut tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
 ) -> Result<u64, Error> {
-    let Layout { specs, dtypes, head, .. } = layout(description, &mut dtype)?;
     let mut out = Output::create(path)?;
-    out.put(&head)?;
-    for (i, (spec, dtype)) in specs.iter().zip(&dtypes).enumerate() {
+    out.put(&layout.head)?;
+    for (i, (spec, dtype)) in layout.specs.iter().zip(&layout.dtypes).enumerate() {
         let e = tensor(i, spec, *dtype)?;
         let wanted = (spec.data_bytes(*dtype), spec.scale_count(*dtype));
         if (e.data.len() as u64, e.scales.len()) != wanted {
@@ -75,13 +116,13 @@ pub fn measure(
     description: &Description,
     mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
 ) -> Result<(Description, u64), Error> {
-    let layout = layout(description, &mut dtype)?;
-    Ok((layout.description, layout.head.len() as u64 + layout.data_len))
+    let mut description = description.clone();
+    let layout = layout_of(&mut description, &mut dtype)?;
+    Ok((description, layout.head.len() as u64 + layout.data_len))
 }
 
 /// Everything of a file but its tensors.
 struct Layout {
-    description: Description,
     specs: Vec<Spec>,
     dtypes: Vec<Dtype>,
     head: Vec<u8>,
@@ -92,48 +133,50 @@ fn layout(
     description: &Description,
     dtype: &mut dyn FnMut(&Spec) -> Result<Dtype, Error>,
 ) -> Result<Layout, Error> {
-    let mut description = description.clone();
+    layout_of(&mut description.clone(), dtype)
+}
+
+/// The activation widths in `description` become those that follow from the storage.
+fn layout_of(
+    description: &mut Description,
+    dtype: &mut dyn FnMut(&Spec) -> Result<Dtype, Error>,
+) -> Result<Layout, Error> {
     let specs = specs(&description.shape()?);
     let dtypes = specs.iter().map(dtype).collect::<Result<Vec<_>, _>>()?;
-    set_act(&mut description, &specs, &dtypes);
-    let (directory, data_len) = directory(&description, &specs, &dtypes)?;
-    let mut sections = description.sections()?;
-    sections.push(directory);
-    let (head, _) = head(description.sequence, &sections, data_len);
-    Ok(Layout { description, specs, dtypes, head, data_len })
-}
-
-/// The widest input that a weight of each trunk and decoder reads. Word embedding and phi read
-/// floats from buffers of their own and do not count.
-fn set_act(description: &mut Description, specs: &[Spec], dtypes: &[Dtype]) {
-    let widest = |decoder: bool, set: usize| {
-        let counts = |s: &Spec| {
-            s.class == Class::Weight
-                && s.set == set
-                && !matches!(s.role, Role::PhiWeight | Role::WordWeight)
-                && matches!(s.role, Role::ConvWeight) == decoder
-        };
-        let acts = specs.iter().zip(dtypes).filter(|(s, _)| counts(s)).map(|(_, d)| d.act());
-        acts.max().unwrap_or(4)
-    };
     for (set, t) in description.trunks.iter_mut().enumerate() {
-        t.act = widest(false, set);
+        t.act = widest(&specs, &dtypes, false, set);
     }
     for (set, d) in description.decoders.iter_mut().enumerate() {
-        d.act = widest(true, set);
+        d.act = widest(&specs, &dtypes, true, set);
     }
+    let sections = description.sections()?;
+    let (head, data_len) = whole_head(description.sequence, sections, &specs, &dtypes);
+    Ok(Layout { specs, dtypes, head, data_len })
 }
 
-/// The tensor directory, and the length of the data section.
-fn directory(
-    description: &Description,
+/// The widest input that a weight of a trunk or decoder reads. Word embedding and phi read
+/// floats from buffers of their own and do not count.
+fn widest(specs: &[Spec], dtypes: &[Dtype], decoder: bool, set: usize) -> u32 {
+    let counts = |s: &Spec| {
+        s.class == Class::Weight
+            && s.set == set
+            && !matches!(s.role, Role::PhiWeight | Role::WordWeight)
+            && matches!(s.role, Role::ConvWeight) == decoder
+    };
+    let acts = specs.iter().zip(dtypes).filter(|(s, _)| counts(s)).map(|(_, d)| d.act());
+    acts.max().unwrap_or(4)
+}
+
+/// Of the first five sections and the tensors' storage: the head, and the length of the data section.
+fn whole_head(
+    sequence: u32,
+    mut sections: Vec<Vec<u8>>,
     specs: &[Spec],
     dtypes: &[Dtype],
-) -> Result<(Vec<u8>, u64), Error> {
+) -> (Vec<u8>, u64) {
     // Where the data starts follows from the length of the directory, not from its content.
-    let mut sections = description.sections()?;
     sections.push(vec![0; specs.len() * RECORD_BYTES]);
-    let (_, data_at) = head(description.sequence, &sections, 0);
+    let (_, data_at) = head(sequence, &sections, 0);
     let mut end = data_at;
     let mut place = |len: u64| {
         let at = end.next_multiple_of(ALIGN as u64);
@@ -154,7 +197,10 @@ fn directory(
         out.extend(at.to_le_bytes());
         out.extend(scale_at.to_le_bytes());
     }
-    Ok((out, end - data_at))
+    let data_len = end - data_at;
+    sections.pop();
+    sections.push(out);
+    (head(sequence, &sections, data_len).0, data_len)
 }
 
 /// A file in the making, under a temporary name beside its own; removed unless finished.

@@ -8,6 +8,7 @@ mod generate;
 mod golden;
 mod inspect;
 mod plan;
+mod quantize;
 mod synth;
 
 use anyhow::Context;
@@ -17,6 +18,8 @@ use anyhow::Context;
 pub(crate) enum Command {
     /// Write a .vmt model file from the weights of a VAR model.
     Convert(Box<convert::Args>),
+    /// Write a model file with smaller numbers, or say what they would cost layer by layer.
+    Quantize(quantize::Args),
     /// Show what a .vmt model file holds.
     Inspect(inspect::Args),
     /// Show the memory and work that a model needs, tier by tier.
@@ -38,6 +41,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Convert(args) => args.run(),
+            Self::Quantize(args) => args.run(),
             Self::Inspect(args) => args.run(),
             Self::Plan(args) => args.run(),
             Self::Generate(args) => args.run(),
