@@ -438,11 +438,7 @@ impl Decoder {
         let mut i = 0;
         while i < MAX_LEVELS {
             let w = u16_at(b, 16 + 2 * i);
-            let wanted = if i < d.levels as usize {
-                Self::is_width(w as usize)
-            } else {
-                w == 0
-            };
+            let wanted = if i < d.levels as usize { Self::is_width(w as usize) } else { w == 0 };
             if !wanted {
                 return bad(Fault::Config, at + 16 + 2 * i);
             }

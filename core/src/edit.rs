@@ -28,9 +28,8 @@ fn stays(mask: &[bool], latent: Scale, scale: Scale, (y, x): (usize, usize)) -> 
     let (top, bottom, low) = taps(y, latent.h as usize, h);
     let (left, right, late) = taps(x, latent.w as usize, w);
     let (high, early) = (2 * h - low, 2 * w - late);
-    let at = |y: usize, x: usize| {
-        mask.get(y * latent.w as usize + x).copied().unwrap_or(false) as usize
-    };
+    let at =
+        |y: usize, x: usize| mask.get(y * latent.w as usize + x).copied().unwrap_or(false) as usize;
     let upper = early * at(top, left) + late * at(top, right);
     let lower = early * at(bottom, left) + late * at(bottom, right);
     2 * (high * upper + low * lower) > 4 * h * w
@@ -53,8 +52,8 @@ pub fn keep(config: &Config, mask: &[bool], out: &mut [bool]) -> Result<(), Erro
         let scale = config.scale(k);
         let out = part_mut(out, config.tokens_before(k), scale.tokens());
         for (i, out) in out.iter_mut().enumerate() {
-            *out = scale.tokens() <= WHOLE
-                || stays(mask, latent, scale, place(i, scale.w as usize));
+            *out =
+                scale.tokens() <= WHOLE || stays(mask, latent, scale, place(i, scale.w as usize));
         }
     }
     Ok(())

@@ -407,9 +407,8 @@ impl<O: Ops> Host<'_, O> {
         c: usize,
         y: usize,
     ) -> Result<(), Error> {
-        let [stats, out_rows, strip, input, output] = self
-            .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, p.output])?;
+        let [stats, out_rows, strip, input, output] =
+            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, p.output])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
             let range = s.range(stat::MAP, c);

@@ -99,6 +99,23 @@ impl Part {
 }
 
 impl Sizes {
+    /// From the header of a file.
+    ///
+    /// # Errors
+    /// [`Fault::Config`], with the byte.
+    pub fn parse(header: &[u8]) -> Result<Self, Error> {
+        let (stem, cvae) = (u16_at(header, 24) as usize, u16_at(header, 26) as usize);
+        let record = slice(header, SIZES_AT, DECODER_BYTES).unwrap_or(&[]);
+        let levels = Decoder::parse(record, SIZES_AT)?;
+        if !Decoder::is_width(stem) {
+            return Err(Error::file(Fault::Config, 24));
+        }
+        if cvae == 0 || cvae > 256 {
+            return Err(Error::file(Fault::Config, 26));
+        }
+        Ok(Self { levels, stem, cvae })
+    }
+
     /// Pixels per latent side.
     pub const fn factor(&self) -> usize {
         self.levels.factor()
@@ -223,16 +240,7 @@ impl<'a> Encoder<'a> {
         if checksum(file) != u32_at(file, CRC_AT) {
             return Err(Error::file(Fault::Checksum, CRC_AT));
         }
-        let (stem, cvae) = (u16_at(file, 24) as usize, u16_at(file, 26) as usize);
-        let record = slice(file, SIZES_AT, DECODER_BYTES).unwrap_or(&[]);
-        let levels = Decoder::parse(record, SIZES_AT)?;
-        if !Decoder::is_width(stem) {
-            return Err(Error::file(Fault::Config, 24));
-        }
-        if cvae == 0 || cvae > 256 {
-            return Err(Error::file(Fault::Config, 26));
-        }
-        let sizes = Sizes { levels, stem, cvae };
+        let sizes = Sizes::parse(file)?;
         let directory = sizes.tensors_before(sizes.n_layers()) * RECORD_BYTES;
         let data_at = up(HEADER_BYTES + directory, ALIGN);
         let (Some(records), Some(data), Some(zeros)) = (
@@ -246,7 +254,7 @@ impl<'a> Encoder<'a> {
             return Err(Error::file(Fault::Section, HEADER_BYTES + directory + i));
         }
         let mut check = Directory::new(file, (records, HEADER_BYTES), (data, data_at));
-        sizes.for_each_spec(|spec| check.check(spec, levels.act))?;
+        sizes.for_each_spec(|spec| check.check(spec, sizes.levels.act))?;
         check.finish()?;
         Ok(Self { sizes, codebook: u32_at(file, 28), file, records })
     }
@@ -310,4 +318,3 @@ pub fn codebook_crc(model: &Model<'_>) -> Option<u32> {
     }
     Some(digest.finalize().max(1))
 }
-

@@ -74,7 +74,7 @@ pub enum Error {
         /// Tokens given, or the position of the first one out of range.
         got: usize,
     },
-    /// 205: the tier asks for something this build cannot run.
+    /// 205: the tier or request asks for something this build, or this backend, cannot run.
     Unsupported,
     /// 207: an image cannot go on in that tier, or not now: a lower tier may leave out blocks, guidance and decoder
     /// work, at the start of a scale; it cannot use what the image has not kept.
@@ -187,7 +187,7 @@ impl fmt::Display for Error {
                 f,
                 "{need} tokens below the vocabulary size are needed; the count or position {got} is wrong"
             ),
-            Self::Unsupported => f.write_str("this build cannot run that tier"),
+            Self::Unsupported => f.write_str("this build or backend cannot run that tier or request"),
             Self::NotLower => f.write_str(
                 "the image cannot go on in that tier here: only in one with fewer blocks or less guidance, at the start of a scale",
             ),

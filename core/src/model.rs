@@ -428,11 +428,7 @@ pub(crate) struct Directory<'a> {
 }
 
 impl<'a> Directory<'a> {
-    pub(crate) fn new(
-        file: &'a [u8],
-        records: (&'a [u8], usize),
-        data: (&'a [u8], usize),
-    ) -> Self {
+    pub(crate) fn new(file: &'a [u8], records: (&'a [u8], usize), data: (&'a [u8], usize)) -> Self {
         Self { file, records, data, i: 0, end: 0 }
     }
 
