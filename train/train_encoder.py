@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from data import CELL, TRAIN, Emoji, shift, to_float, write_grid
 from schedule import Budget, Ema, Log, cosine, save
-from tokenizer import psnr
+from tokenizer import Encoder
 from train_decoder import pixels
 from train_tokenizer import evaluate
 from vmt import Vmt, frozen_tokenizer
@@ -30,7 +30,8 @@ def arguments():
     p.add_argument("--model", required=True, help="the .vmt file")
     p.add_argument("--drawn", help="images and tokens of the model: `varmint generate --requests .. --out *.safetensors`")
     p.add_argument("--out", required=True, help="folder for checkpoint, log, sheet and encoder.safetensors")
-    p.add_argument("--ch", type=int, default=32, help="width at full resolution: 8, 16 or a multiple of 32")
+    p.add_argument("--ch", type=int, default=16, help="width at full resolution: 8, 16 or a multiple of 32")
+    p.add_argument("--ch-mult", type=int, nargs="+", default=[1, 2, 4, 4], help="as many levels as the decoder has")
     p.add_argument("--res-blocks", type=int, default=1, help="residual blocks per level")
     p.add_argument("--seconds", type=float, default=2700, help="wall-clock budget, which is also the LR schedule")
     p.add_argument("--batch", type=int, default=32)
@@ -38,7 +39,7 @@ def arguments():
     p.add_argument("--edge-weight", type=float, default=0.5)
     p.add_argument("--commitment", type=float, default=0.25, help="weight of the distance from what is quantized to its codes")
     p.add_argument("--latent-weight", type=float, default=0.25, help="weight of the distance to the latents of drawn pictures")
-    p.add_argument("--warmup-steps", type=int, default=1000, help="steps on drawn pictures alone, before the decoder is asked")
+    p.add_argument("--warmup-steps", type=int, default=1200, help="steps on drawn pictures alone, before the decoder is asked")
     p.add_argument("--log-seconds", type=float, default=120)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=0)
@@ -57,12 +58,14 @@ def main():
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     os.makedirs(args.out, exist_ok=True)
-    model = frozen_tokenizer(Vmt(args.model), args.ch, args.res_blocks)
+    model = frozen_tokenizer(Vmt(args.model), lambda z: Encoder(args.ch, args.ch_mult, args.res_blocks, z))
+    if len(args.ch_mult) != len(model.decoder.up):
+        raise SystemExit(f"--ch-mult: the decoder has {len(model.decoder.up)} levels")
     learning = torch.nn.ModuleDict({"encoder": model.encoder, "quant_conv": model.quant_conv})
     print(f"{sum(p.numel() for p in learning.parameters())} parameters", flush=True)
     data = Emoji(args.data, model.side)
     train, held = data.images[data.where(TRAIN)], data.images[data.where(CELL)]
-    probe = lambda images: images[:: max(1, len(images) // 256)][:256]
+    probe = lambda images: images[:: max(1, len(images) // 96)][:96]
     probe_train, probe_held = probe(train), probe(held)
     drawn = None
     if args.drawn:
@@ -73,7 +76,7 @@ def main():
             wanted = torch.cat([model.quantize.f_hat_of(t.long().split(counts, 1)) for t in file["tokens"].split(256)])
         # The last tenth is for the examination.
         known = len(drawn) - len(drawn) // 10
-        exam = slice(known, known + 256)
+        exam = slice(known, known + 96)
         exam_tokens = file["tokens"][exam].long()
 
     autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=not args.f32)
@@ -122,7 +125,7 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = args.lr * cosine(budget.progress())
         warm = drawn is not None and step < args.warmup_steps
-        x = jittered(to_float(train[torch.randint(len(train), (args.batch,))]))
+        x = jittered(to_float(train[torch.randint(len(train), (args.batch // 2 if drawn is not None else args.batch,))]))
         batch, pick = x, None
         if drawn is not None:
             pick = torch.randint(known, (args.batch if warm else args.batch // 2,))
@@ -149,7 +152,7 @@ def main():
         torch.nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
         optimizer.step()
         ema.update(learning)
-        sums += torch.tensor([loss.item(), l1.item(), float(commitment), float(latent), 1.0])
+        sums += torch.tensor([loss.item(), l1.item(), commitment.item(), latent.item(), 1.0])
         step, images = step + 1, images + len(batch)
         if budget.spent() - shown > args.log_seconds:
             shown = budget.spent()

@@ -72,17 +72,15 @@ class Vmt:
         return x.reshape(r.rows, r.cols)
 
 
-def frozen_tokenizer(file, encoder_ch, res_blocks):
-    """A VQVAE whose quantizer and decoder are those of the file (its first decoder); the encoder is new, of width
-    `encoder_ch` at full resolution and the decoder's multipliers."""
+def frozen_tokenizer(file, encoder):
+    """A VQVAE whose quantizer and decoder are those of the file (its first decoder), with a new `encoder(z)`."""
     sides = [h for h, w, _ in file.scales if h == w]
     ch_mult = [w // file.widths[0] for w in file.widths]
     top = len(file.widths) - 1
     if len(sides) != len(file.scales) or file.attention != 1 << top or [m * file.widths[0] for m in ch_mult] != file.widths:
         raise ValueError("only square scales and official decoders are known here")
     model = VQVAE(file.vocab, file.z, file.widths[0], ch_mult, file.blocks - 1, sides)
-    if encoder_ch != file.widths[0] or res_blocks != file.blocks - 1:
-        model.encoder = type(model.encoder)(encoder_ch, ch_mult, res_blocks, file.z)
+    model.encoder = encoder(file.z)
     if model.quantize.phi_of != [phi for _, _, phi in file.scales]:
         raise ValueError("the file's scales use other phi convolutions than the official ones")
 
