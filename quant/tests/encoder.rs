@@ -150,6 +150,13 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).fold(0.0, |m, (a, b)| m.max((a - b).abs()))
 }
 
+/// Root mean square of the difference over that of the golden.
+fn relative(got: &[f32], golden: &[f32]) -> f32 {
+    let square = |sum: f32, v: f32| sum + v * v;
+    let far = got.iter().zip(golden).map(|(a, b)| a - b).fold(0.0, square);
+    (far / golden.iter().copied().fold(0.0, square)).sqrt()
+}
+
 fn bits(latent: &[f32]) -> Vec<u32> {
     latent.iter().map(|v| v.to_bits()).collect()
 }
@@ -171,17 +178,18 @@ fn f32_is_as_near_as_the_official_run_and_has_its_tokens() {
 
 #[test]
 fn every_backend_strip_and_format_is_close_and_the_same_bits() {
-    for (numbers, limit) in [(Numbers::F16, 0.02), (Numbers::Int8, 0.06)] {
+    // In PyTorch, int8 weights alone make 0.079 of dev_a's latent and 0.036 of dev_b's.
+    for (numbers, limit) in [(Numbers::F16, 0.005), (Numbers::Int8, 0.09)] {
         for name in ["dev_a", "dev_b"] {
             let case = case("formats", name, numbers);
             let tier = case.model().tier_at(0).unwrap();
             for (rgb, latent, _) in case.pictures() {
                 let (got, tokens) = run(&case, &tier, Scalar, &rgb);
-                let largest = latent.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let far = difference(&got, &latent) / largest;
+                let far = relative(&got, &latent);
                 assert!(far < limit, "{name} {numbers:?}: {far}");
                 for strip in [1, 3, 64] {
-                    let tier = Tier { strip, ..tier };
+                    let mut tier = tier;
+                    tier.strip = strip;
                     assert_eq!(run(&case, &tier, Scalar, &rgb), (got.clone(), tokens.clone()));
                 }
                 for isa in Isa::ALL {
@@ -190,8 +198,9 @@ fn every_backend_strip_and_format_is_close_and_the_same_bits() {
                         assert_eq!((bits(&again.0), again.1), (bits(&got), tokens.clone()));
                     }
                 }
-                let exact = Tier { maps: Store::F32, ..tier };
-                assert!(difference(&run(&case, &exact, Scalar, &rgb).0, &latent) / largest < limit);
+                let mut exact = tier;
+                exact.maps = Store::F32;
+                assert!(relative(&run(&case, &exact, Scalar, &rgb).0, &latent) < limit);
             }
         }
     }
@@ -252,8 +261,11 @@ fn the_plan_is_exact_and_the_arena_is_shared_with_the_generator() {
     let all: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
     assert!(all[..CANARY].iter().all(|&b| b == 0xA5));
     assert!(all[CANARY + plan.bytes()..].iter().all(|&b| b == 0xA5));
+    // No padding: it is the lower bound, and the last buffer is used. (That is the statistics, whose last row has two
+    // values of as many as there are channels.)
+    assert_eq!(plan.bytes(), plan.floor());
     let used = all[CANARY..CANARY + plan.bytes()].iter().rposition(|&b| b != 0xA5).unwrap() + 1;
-    assert!(plan.bytes() - used < 64, "{used} of {}", plan.bytes());
+    assert!(plan.bytes() - used < 4 * 64, "{used} of {}", plan.bytes());
 
     // The generator takes the arena over.
     let request = Request { tokens: Some(&tokens), ..Request::new(&model) };
@@ -410,7 +422,8 @@ fn what_is_kept_stays_and_the_rest_is_drawn() {
     request.sampling.top_k = 0;
     let pictures: Vec<_> = (0..4)
         .map(|seed| {
-            let request = Request { seed, ..request };
+            let mut request = request;
+            request.seed = seed;
             Engine::new(&model, &tier).unwrap().generate(request).unwrap().tokens
         })
         .collect();

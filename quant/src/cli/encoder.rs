@@ -1,6 +1,6 @@
 //! `varmint encoder`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use varmint::Model;
@@ -38,10 +38,20 @@ impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let map = Mapped::open(&self.model)?;
         let model = Model::parse(&map).with_context(|| self.model.display().to_string())?;
-        let report = convert_encoder(&self.vae, &model, self.numbers.into(), &self.output)?;
-        println!("{}: {}", self.output.display(), report.name);
-        let tensors = report.tensors.iter().map(|t| (t.spec, t.bytes));
-        super::print_groups(&groups(tensors), report.file_bytes);
-        Ok(())
+        write(&self.vae, &model, self.numbers, &self.output)
     }
+}
+
+/// Writes the encoder in `weights` to `out` and says what became of it.
+pub(super) fn write(
+    weights: &Path,
+    model: &Model<'_>,
+    numbers: Format,
+    out: &Path,
+) -> anyhow::Result<()> {
+    let report = convert_encoder(weights, model, numbers.into(), out)?;
+    println!("{}: {}", out.display(), report.name);
+    let tensors = report.tensors.iter().map(|t| (t.spec, t.bytes));
+    super::print_groups(&groups(tensors), report.file_bytes);
+    Ok(())
 }
