@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use varmint::{Engine, Image, Model, Request, edit, encode};
+use varmint::{Config, Engine, Image, Model, Request, edit, encode};
 use varmint_quant::picture::{fitted, read_png};
 use varmint_quant::{Mapped, open_encoder};
 
@@ -17,6 +17,9 @@ Examples:
     varmint edit --model emoji-64.vmt --image face.png --box 8,32,48,24 --count 4 --out sheet.png
   Everything but the box: out-painting:
     varmint edit --model emoji-64.vmt --image face.png --box 16,16,32,32 --outside --class pizza --out out.png
+  The picture, the mask and two classes in one row:
+    varmint edit --model emoji-64.vmt --image face.png --box 0,32,64,32 --class 'red heart' \\
+        --class pizza --show --zoom 2 --out row.png
   Nothing: what the tokenizer makes of the picture:
     varmint edit --model emoji-64.vmt --image face.png --out again.png";
 
@@ -46,18 +49,25 @@ pub(crate) struct Args {
     /// Draw what is outside of the mask or box, and leave what is inside.
     #[arg(long)]
     outside: bool,
-    /// What to draw: a name or its number [default: not given].
+    /// What to draw: a name or its number; may be repeated, for a picture each [default: not given].
     #[arg(long, value_name = "NAME|N")]
-    class: Option<String>,
+    class: Vec<String>,
     /// In which style: a name or its number [default: not given].
     #[arg(long, value_name = "NAME|N")]
     style: Option<String>,
     /// Seed of the first picture; the following ones count up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Pictures.
+    /// Pictures of every class.
     #[arg(long, default_value_t = 1)]
     count: usize,
+    /// Puts before them, all in one row: the picture; the same with grey where it is drawn anew; what the tokenizer
+    /// makes of it.
+    #[arg(long)]
+    show: bool,
+    /// Enlarges what is written so many times.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    zoom: u8,
     /// Strength of guidance [default: the model's].
     #[arg(long)]
     guidance: Option<f32>,
@@ -102,29 +112,45 @@ impl Args {
         let config = &model.shape.config;
         let mut keep = vec![true; config.tokens()];
         edit::keep(config, &mask, &mut keep)?;
-        let tokens = encode(&model, &encoder, &tier, &fitted(&picture, size).rgb)?;
+        let fitted = fitted(&picture, size);
+        let tokens = encode(&model, &encoder, &tier, &fitted.rgb)?;
 
         let mut request =
             Request { tokens: Some(&tokens), keep: Some(&keep), ..Request::new(&model) };
-        for (t, (name, text)) in [("class", &self.class), ("style", &self.style)].iter().enumerate()
-        {
-            if let Some(text) = text {
-                let row = varmint::find_label(&model, t, text).with_context(|| format!("--{name}"));
-                request.labels[t] = Some(row?);
-            }
-        }
         request.sampling =
             super::sampling(&model, (self.guidance, self.top_k, self.top_p, self.temperature))?;
+        let row = |table, name: &str, text: &String| {
+            let row = varmint::find_label(&model, table, text);
+            row.map(Some).with_context(|| format!("--{name}"))
+        };
+        if let Some(style) = &self.style {
+            request.labels[1] = row(1, "style", style)?;
+        }
+        let mut classes = Vec::new();
+        for class in &self.class {
+            classes.push(row(0, "class", class)?);
+        }
+        if classes.is_empty() {
+            classes.push(None);
+        }
         let mut engine = Engine::new(&model, &tier)?;
         let mut images = Vec::new();
-        for i in 0..self.count.max(1) as u64 {
-            request.seed = self.seed.wrapping_add(i);
-            images.push(engine.generate(request)?);
+        if self.show {
+            images.extend([fitted.clone(), greyed(&fitted, &mask, config)]);
+            images.push(engine.generate(Request { keep: None, ..request })?);
         }
-        let columns = (1..).find(|c| c * c >= images.len()).unwrap_or(1);
+        for class in classes {
+            request.labels[0] = class;
+            for i in 0..self.count.max(1) as u64 {
+                request.seed = self.seed.wrapping_add(i);
+                images.push(engine.generate(request)?);
+            }
+        }
+        let square = (1..).find(|c| c * c >= images.len()).unwrap_or(1);
+        let columns = if self.show { images.len() } else { square };
         let image = match images.as_slice() {
-            [one] => one,
-            all => &Image::sheet(all, columns, 1),
+            [one] if self.zoom == 1 => one,
+            all => &Image::sheet(all, columns, self.zoom.into()),
         };
         let out = File::create(&self.out).with_context(|| self.out.display().to_string())?;
         image.write_png(BufWriter::new(out))?;
@@ -186,4 +212,19 @@ impl Args {
         }
         Ok(stays)
     }
+}
+
+/// The picture, pale and grey where it does not stay.
+fn greyed(picture: &Image, stays: &[bool], config: &Config) -> Image {
+    let latent = config.latent();
+    let (rows, columns) = (latent.h as usize, latent.w as usize);
+    let (tall, wide) = (picture.height / rows, picture.width / columns);
+    let mut out = picture.clone();
+    for (i, pixel) in out.rgb.chunks_exact_mut(3).enumerate() {
+        let (y, x) = (i / picture.width, i % picture.width);
+        if !stays[y / tall * columns + x / wide] {
+            pixel.iter_mut().for_each(|v| *v = 160 + *v / 8);
+        }
+    }
+    out
 }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use varmint::Model;
-use varmint_quant::inspect::groups;
 use varmint_quant::{Mapped, convert_encoder};
 
 use super::Format;
@@ -50,8 +49,7 @@ pub(super) fn write(
     out: &Path,
 ) -> anyhow::Result<()> {
     let report = convert_encoder(weights, model, numbers.into(), out)?;
-    println!("{}: {}", out.display(), report.name);
-    let tensors = report.tensors.iter().map(|t| (t.spec, t.bytes));
-    super::print_groups(&groups(tensors), report.file_bytes);
+    let (tensors, size) = (report.tensors.len(), super::bytes(report.file_bytes));
+    println!("{}: {}, {tensors} tensors, {size}", out.display(), report.name);
     Ok(())
 }
