@@ -27,6 +27,8 @@ pub use varmint_cpu::{Cpu, Isa};
 pub use varmint_cuda as cuda;
 
 #[cfg(feature = "std")]
+mod encode;
+#[cfg(feature = "std")]
 mod engine;
 #[cfg(feature = "std")]
 mod image;
@@ -35,6 +37,8 @@ mod labels;
 #[cfg(feature = "std")]
 mod model_file;
 
+#[cfg(feature = "std")]
+pub use encode::encode;
 #[cfg(feature = "std")]
 pub use engine::{Engine, Event};
 #[cfg(feature = "std")]

@@ -409,8 +409,13 @@ impl Decoder {
         1 << (self.levels - 1)
     }
 
+    /// Whether a level may have so many channels: 8, 16, 24, or a multiple of 32 up to 4096.
+    pub(crate) const fn is_width(w: usize) -> bool {
+        w != 0 && w <= 4096 && w.is_multiple_of(if w < GROUPS { 8 } else { GROUPS })
+    }
+
     #[allow(clippy::indexing_slicing, reason = "every index is below the array's length")]
-    const fn parse(b: &[u8], at: usize) -> Result<Self, Error> {
+    pub(crate) const fn parse(b: &[u8], at: usize) -> Result<Self, Error> {
         let mut d = Self {
             levels: u32_at(b, 0),
             blocks: u32_at(b, 4),
@@ -433,12 +438,7 @@ impl Decoder {
         let mut i = 0;
         while i < MAX_LEVELS {
             let w = u16_at(b, 16 + 2 * i);
-            let wanted = if i < d.levels as usize {
-                let step = if (w as usize) < GROUPS { 8 } else { GROUPS };
-                w != 0 && w <= 4096 && (w as usize).is_multiple_of(step)
-            } else {
-                w == 0
-            };
+            let wanted = if i < d.levels as usize { Self::is_width(w as usize) } else { w == 0 };
             if !wanted {
                 return bad(Fault::Config, at + 16 + 2 * i);
             }

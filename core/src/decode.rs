@@ -19,12 +19,12 @@ use crate::tensor::{Data, Layer};
 use crate::tier::Store;
 
 /// What a convolution reads: a map, enlarged by `up`, normed and activated.
-struct Input<'a> {
-    map: Map<'a>,
-    h: usize,
-    up: usize,
-    norm: Option<(&'a [f32], &'a [f32], bool)>,
-    range: f32,
+pub(crate) struct Input<'a> {
+    pub(crate) map: Map<'a>,
+    pub(crate) h: usize,
+    pub(crate) up: usize,
+    pub(crate) norm: Option<(&'a [f32], &'a [f32], bool)>,
+    pub(crate) range: f32,
 }
 
 /// Room of a convolution: the halo strip, a row of floats, what the kernel works in.
@@ -36,7 +36,7 @@ struct Room<'a> {
 
 /// Fills the strip with the input rows that output rows `y..y + n` read (`pad` beyond on each side, zeros
 /// outside the map) by `put(values, place)`, `px` values a pixel.
-fn fill<'s, O: Ops, T: bytemuck::Pod + Default>(
+pub(crate) fn fill<'s, O: Ops, T: bytemuck::Pod + Default>(
     ops: &O,
     input: &Input<'_>,
     (y, n, pad): (usize, usize, usize),
@@ -146,19 +146,19 @@ fn floats(
 
 /// What of a layer the passes need to know.
 #[derive(Clone, Copy)]
-struct Place {
-    input: Buf,
-    output: Buf,
+pub(crate) struct Place {
+    pub(crate) input: Buf,
+    pub(crate) output: Buf,
     /// Room for the kernels.
-    spare: Buf,
-    level: usize,
+    pub(crate) spare: Buf,
+    pub(crate) level: usize,
     /// Size of the input map.
-    h: usize,
-    w: usize,
+    pub(crate) h: usize,
+    pub(crate) w: usize,
     /// Size of the output map.
-    out_h: usize,
-    out_w: usize,
-    store: Store,
+    pub(crate) out_h: usize,
+    pub(crate) out_w: usize,
+    pub(crate) store: Store,
 }
 
 impl Place {
@@ -171,14 +171,17 @@ impl Place {
     }
 
     /// Rows of a strip that begins at `y`.
-    fn rows(&self, job: &Job<'_>, y: usize) -> usize {
+    pub(crate) fn rows(&self, job: &Job<'_>, y: usize) -> usize {
         self.out_h.saturating_sub(y).min(job.plan.tier.strip)
     }
 
-    fn map<'a>(&self, bytes: &'a [u8], c: usize) -> Map<'a> {
-        // The latent is float whatever the tier.
-        let store = if self.input == Buf::FHat { Store::F32 } else { self.store };
-        Map { bytes, w: self.w, c, store }
+    pub(crate) fn map<'a>(&self, bytes: &'a [u8], c: usize) -> Map<'a> {
+        Map { bytes, w: self.w, c, store: self.store_of(self.input) }
+    }
+
+    /// The latent is float whatever the tier, and so is the picture that an encoder reads.
+    fn store_of(&self, buf: Buf) -> Store {
+        if matches!(buf, Buf::FHat | Buf::Rgb) { Store::F32 } else { self.store }
     }
 }
 
@@ -203,7 +206,7 @@ impl<O: Ops> Host<'_, O> {
                 self.norm(job, p, p.input, stat::MAP, cin, norm1, true, None)
             }
             (Layer::Res { cin, .. }, LayerWeights::Res { conv1, .. }, Pass::First) => {
-                self.first(job, p, &conv1, cin, y)
+                self.first(job, p, &conv1, cin, y, (Buf::Hidden(p.level), stat::HIDDEN))
             }
             (Layer::Res { cin, cout }, LayerWeights::Res { norm2, .. }, Pass::Norm2) => {
                 self.norm(job, p, Buf::Hidden(p.level), stat::HIDDEN, cout, norm2, true, Some(cin))
@@ -229,7 +232,7 @@ impl<O: Ops> Host<'_, O> {
     }
 
     /// Range of the latent, which the quantizer wrote.
-    fn scan(&mut self, job: &Job<'_>, p: Place, c: usize) -> Result<(), Error> {
+    pub(crate) fn scan(&mut self, job: &Job<'_>, p: Place, c: usize) -> Result<(), Error> {
         let [stats, out_rows, input] =
             self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, p.input])?;
         let mut s = Stats::new(stats)?;
@@ -244,7 +247,7 @@ impl<O: Ops> Host<'_, O> {
 
     /// A norm's second pass over its map; `shortcut` names the channels of the raw input, whose range
     /// the second convolution will need after its statistics are gone.
-    fn norm(
+    pub(crate) fn norm(
         &mut self,
         job: &Job<'_>,
         p: Place,
@@ -269,7 +272,7 @@ impl<O: Ops> Host<'_, O> {
     }
 
     /// A convolution of a raw map: the latent's two, and the enlargements.
-    fn plain(
+    pub(crate) fn plain(
         &mut self,
         job: &Job<'_>,
         p: Place,
@@ -293,28 +296,29 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in pieces_mut(out, p.out_w * cout).enumerate() {
-            save(&self.ops, output, p.store, y + i, row)?;
+            save(&self.ops, output, p.store_of(p.output), y + i, row)?;
             s.add(&self.ops, stat::MAP, row, cout);
         }
         Ok(())
     }
 
-    /// First convolution of a residual block, into the hidden map.
-    fn first(
+    /// First convolution of a residual block, into the hidden map; or any other of a normed map, with the
+    /// statistics of what it makes in `set`.
+    pub(crate) fn first(
         &mut self,
         job: &Job<'_>,
         p: Place,
         lin: &Linear<'_>,
         c: usize,
         y: usize,
+        (output, set): (Buf, usize),
     ) -> Result<(), Error> {
-        let hidden = Buf::Hidden(p.level);
-        let [stats, out_rows, strip, scratch, input, hidden] = self
+        let [stats, out_rows, strip, scratch, input, output] = self
             .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, hidden])?;
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, output])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
-            s.reset(stat::HIDDEN);
+            s.reset(set);
         }
         let (n, cout) = (p.rows(job, y), lin.bias.len());
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * cout)?;
@@ -323,14 +327,14 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in pieces_mut(out, p.w * cout).enumerate() {
-            save(&self.ops, hidden, p.store, y + i, row)?;
-            s.add(&self.ops, stat::HIDDEN, row, cout);
+            save(&self.ops, output, p.store, y + i, row)?;
+            s.add(&self.ops, set, row, cout);
         }
         Ok(())
     }
 
     /// Second convolution of a residual block, added to the block's input or its 1x1 shortcut.
-    fn second(
+    pub(crate) fn second(
         &mut self,
         job: &Job<'_>,
         p: Place,
@@ -393,7 +397,7 @@ impl<O: Ops> Host<'_, O> {
     }
 
     /// Queries, keys and values of a strip of positions.
-    fn map_qkv(
+    pub(crate) fn map_qkv(
         &mut self,
         job: &Job<'_>,
         p: Place,
@@ -417,7 +421,7 @@ impl<O: Ops> Host<'_, O> {
     }
 
     /// `x += proj(softmax(q k^T / sqrt(c)) v)` of a strip of positions.
-    fn map_attend(
+    pub(crate) fn map_attend(
         &mut self,
         job: &Job<'_>,
         p: Place,

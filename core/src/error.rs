@@ -74,11 +74,20 @@ pub enum Error {
         /// Tokens given, or the position of the first one out of range.
         got: usize,
     },
-    /// 205: the tier asks for something this build cannot run.
+    /// 205: the tier or request asks for something this build, or this backend, cannot run.
     Unsupported,
     /// 207: an image cannot go on in that tier, or not now: a lower tier may leave out blocks, guidance and decoder
     /// work, at the start of a scale; it cannot use what the image has not kept.
     NotLower,
+    /// 208: the encoder belongs to another model: latent channels, codebook or size of the picture differ.
+    WrongEncoder,
+    /// 209: what is to be encoded has `got` values and needs `need` (pixels `[height, width, 3]`; cells of a mask).
+    BadImage {
+        /// Values needed.
+        need: usize,
+        /// Values given.
+        got: usize,
+    },
     /// 206: no tier does its work in what the budget allows.
     TooMuchWork {
         /// Multiply-accumulates needed, of a step or of an image.
@@ -120,6 +129,8 @@ impl Error {
             Self::Unsupported => 205,
             Self::TooMuchWork { .. } => 206,
             Self::NotLower => 207,
+            Self::WrongEncoder => 208,
+            Self::BadImage { .. } => 209,
             Self::ArenaTooSmall { .. } => 301,
             Self::ArenaMisaligned { .. } => 302,
             Self::PlanTooLarge => 303,
@@ -176,10 +187,16 @@ impl fmt::Display for Error {
                 f,
                 "{need} tokens below the vocabulary size are needed; the count or position {got} is wrong"
             ),
-            Self::Unsupported => f.write_str("this build cannot run that tier"),
+            Self::Unsupported => f.write_str("this build or backend cannot run that tier or request"),
             Self::NotLower => f.write_str(
                 "the image cannot go on in that tier here: only in one with fewer blocks or less guidance, at the start of a scale",
             ),
+            Self::WrongEncoder => f.write_str(
+                "the encoder belongs to another model: latent channels, codebook or size of the picture differ",
+            ),
+            Self::BadImage { need, got } => {
+                write!(f, "{need} values of a picture or mask are needed, not {got}")
+            }
             Self::TooMuchWork { need, got } => write!(
                 f,
                 "{got} multiply-accumulates are allowed and {need} are needed: {} more",

@@ -168,7 +168,7 @@ impl<O: Ops> Host<'_, O> {
 }
 
 /// Area reduction of `[ph, pw, z]` to `[nh, nw, z]`: plain means.
-fn reduce(
+pub(crate) fn reduce(
     from: &[f32],
     (ph, pw, z): (usize, usize, usize),
     (nh, nw): (usize, usize),

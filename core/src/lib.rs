@@ -12,6 +12,7 @@
 //! block, latent, sample, maps, decode   the stages of a run, on a host
 //! device                          the arena's layout, for backends with a memory of their own
 //! generator                       the loop: one bounded step per call
+//! encoder, encode, edit           another file: pixels to tokens, and which of them stay when a picture is edited
 //! budget                          which tier fits what a device has
 //! ```
 #![no_std]
@@ -32,7 +33,10 @@ pub mod config;
 mod context;
 mod decode;
 pub mod device;
+pub mod edit;
 pub mod embed;
+mod encode;
+pub mod encoder;
 pub mod error;
 pub mod file;
 pub mod generator;
@@ -59,6 +63,8 @@ pub mod tier;
 
 pub use budget::Budget;
 pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
+pub use encode::Encoding;
+pub use encoder::Encoder;
 pub use error::{Error, Fault};
 pub use generator::{Generator, Progress, Rows, ScaleView, Step};
 pub use host::{Backend, Host, Job};

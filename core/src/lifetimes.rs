@@ -26,8 +26,13 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
+    pub(crate) const NEW: Self = {
+        let empty = Buffer { size: 0, offset: 0, first: 0, last: 0 };
+        Self { buffers: [empty; MAX_BUFFERS], overflow: false }
+    };
+
     /// Grows the buffer to `bytes` and its lifetime to include `first..=last`.
-    const fn add(&mut self, buf: Buf, bytes: usize, first: usize, last: usize) {
+    pub(crate) const fn add(&mut self, buf: Buf, bytes: usize, first: usize, last: usize) {
         let b = &mut self.buffers[buf.index()];
         let bytes = up(bytes, ARENA_ALIGN);
         if bytes > u32::MAX as usize / 2 {
@@ -57,7 +62,7 @@ impl Builder {
 }
 
 /// A product that stays at its largest value instead of wrapping: `add` refuses it.
-const fn product<const N: usize>(factors: [usize; N]) -> usize {
+pub(crate) const fn product<const N: usize>(factors: [usize; N]) -> usize {
     let (mut p, mut i) = (1usize, 0);
     while i < N {
         p = p.saturating_mul(factors[i]);
@@ -110,19 +115,13 @@ pub(crate) const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier, lay
     let c = &shape.config;
     let (s, v, z) = (c.n_scales(), c.vocab as usize, c.cvae as usize);
     let latent = c.latent();
-    let (ph, pw) = (latent.h as usize, latent.w as usize);
     let end = scale_tick(s - 1);
-    b.add(Buf::FHat, product([4, ph, pw, z]), 0, end + 1);
+    b.add(Buf::FHat, product([4, latent.tokens(), z]), 0, end + 1);
     b.add(Buf::Scores, up(4 * c.tokens(), ARENA_ALIGN) + 2 * c.tokens(), 1, end);
     b.add(Buf::Logits, product([4, layout.rows(0), HEAD_TILE, v]), 1, end);
     b.add(Buf::Candidates, 4 * v, 1, end);
     b.add(Buf::Tokens, 2 * c.tokens(), 0, end);
-    // Codes of a scale stand behind the inputs that stay.
-    let inputs = next_place(shape, tier, s) + c.max_tokens();
-    b.add(Buf::Next, product([4, inputs, z]), 1, end);
-    let map = product([4, ph, pw, z]);
-    b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
-    b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
+    fold_buffers(b, shape, tier, 1, end);
     let mut k = 0;
     while k < s {
         if k == 0 || tier.trunk(k) != tier.trunk(k - 1) {
@@ -130,6 +129,24 @@ pub(crate) const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier, lay
         }
         k += 1;
     }
+}
+
+/// What a scale needs to become a part of the latent, or to be taken from it.
+pub(crate) const fn fold_buffers(
+    b: &mut Builder,
+    shape: &Shape,
+    tier: &Tier,
+    first: usize,
+    last: usize,
+) {
+    let (c, z) = (&shape.config, shape.config.cvae as usize);
+    let (ph, pw) = (c.latent().h as usize, c.latent().w as usize);
+    // Codes of a scale stand behind the inputs that stay.
+    let inputs = next_place(shape, tier, c.n_scales()) + c.max_tokens();
+    b.add(Buf::Next, product([4, inputs, z]), first, last);
+    let map = product([4, ph, pw, z]);
+    b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), first, last);
+    b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), first, last);
 }
 
 /// Trunk `set`, which draws from scale `from` on.

@@ -146,25 +146,7 @@ impl<'a> Model<'a> {
 
     /// Tensor `i` in the file's order, as a matrix.
     fn matrix(&self, i: usize, spec: Spec) -> Matrix<'a> {
-        let o = i * RECORD_BYTES;
-        let at = u64_at(self.records, o + 16) as usize;
-        let scale_at = u64_at(self.records, o + 24) as usize;
-        let dtype = Dtype::parse(u8_at(self.records, o + 2)).unwrap_or(Dtype::F32);
-        let body = part(self.file, at, spec.data_bytes(dtype) as usize);
-        let scale = cast::<f32>(part(self.file, scale_at, 4 * spec.scale_count(dtype)));
-        let data = match dtype {
-            Dtype::F32 => Data::F32(cast(body)),
-            Dtype::F16 => Data::F16(cast::<f16>(body)),
-            Dtype::I8Rows => Data::I8Rows(cast(body), scale),
-            Dtype::I8 => Data::I8 { w: cast(body), scale, wide: false },
-            Dtype::I8Wide => Data::I8 { w: cast(body), scale, wide: true },
-            Dtype::I4 => {
-                let (w, group) =
-                    body.split_at_checked(spec.nibble_bytes() as usize).unwrap_or_default();
-                Data::I4 { w, group: cast(group), scale }
-            }
-        };
-        Matrix { rows: spec.rows, cols: spec.cols, taps: spec.taps, data }
+        matrix(self.file, self.records, i, spec)
     }
 
     fn vector(&self, i: usize, spec: Spec) -> &'a [f32] {
@@ -372,6 +354,29 @@ pub enum LayerWeights<'a> {
     Out { norm: &'a [f32], conv: Linear<'a> },
 }
 
+/// Tensor `i` of a directory, as a matrix.
+pub(crate) fn matrix<'a>(file: &'a [u8], records: &[u8], i: usize, spec: Spec) -> Matrix<'a> {
+    let o = i * RECORD_BYTES;
+    let at = u64_at(records, o + 16) as usize;
+    let scale_at = u64_at(records, o + 24) as usize;
+    let dtype = Dtype::parse(u8_at(records, o + 2)).unwrap_or(Dtype::F32);
+    let body = part(file, at, spec.data_bytes(dtype) as usize);
+    let scale = cast::<f32>(part(file, scale_at, 4 * spec.scale_count(dtype)));
+    let data = match dtype {
+        Dtype::F32 => Data::F32(cast(body)),
+        Dtype::F16 => Data::F16(cast::<f16>(body)),
+        Dtype::I8Rows => Data::I8Rows(cast(body), scale),
+        Dtype::I8 => Data::I8 { w: cast(body), scale, wide: false },
+        Dtype::I8Wide => Data::I8 { w: cast(body), scale, wide: true },
+        Dtype::I4 => {
+            let (w, group) =
+                body.split_at_checked(spec.nibble_bytes() as usize).unwrap_or_default();
+            Data::I4 { w, group: cast(group), scale }
+        }
+    };
+    Matrix { rows: spec.rows, cols: spec.cols, taps: spec.taps, data }
+}
+
 fn cast<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
     // Offsets are multiples of 64 (checked); a failure would be a defect and reads as empty.
     bytemuck::try_cast_slice(bytes).unwrap_or(&[])
@@ -409,27 +414,57 @@ fn check_text(shape: &Shape, text: &[u8], at: usize) -> Result<(), Error> {
 
 fn check_tensors(
     shape: &Shape,
-    (records, records_at): (&[u8], usize),
-    (data, data_at): (&[u8], usize),
+    records: (&[u8], usize),
+    data: (&[u8], usize),
     file: &[u8],
     numbers: bool,
 ) -> Result<(), Error> {
-    let mut i = 0;
-    let mut end = 0usize; // relative to the data section
+    let mut directory = Directory::new(file, records, data, numbers);
     for_each_spec(shape, |spec| {
-        let o = i * RECORD_BYTES;
-        let bad = |field: usize| Err(Error::file(Fault::Tensor, records_at + o + field));
-        i += 1;
-        if o + RECORD_BYTES > records.len() {
-            return bad(0);
-        }
-        let Some(dtype) = Dtype::parse(u8_at(records, o + 2)) else { return bad(2) };
         // Scratch is planned from the widest input that the shapes state.
         let widest = match spec.role {
             Role::ConvWeight => shape.decoder(spec.set).act,
             Role::PhiWeight | Role::WordWeight => 4,
             _ => shape.trunk(spec.set).act,
         };
+        directory.check(spec, widest)
+    })?;
+    directory.finish()
+}
+
+/// Tensor records, compared one after the other with what must be there.
+pub(crate) struct Directory<'a> {
+    file: &'a [u8],
+    records: (&'a [u8], usize),
+    data: (&'a [u8], usize),
+    numbers: bool,
+    /// The next record.
+    i: usize,
+    /// Where the last tensor ends, relative to the data section.
+    end: usize,
+}
+
+impl<'a> Directory<'a> {
+    /// `numbers`: weights and scales are looked at, too.
+    pub(crate) fn new(
+        file: &'a [u8],
+        records: (&'a [u8], usize),
+        data: (&'a [u8], usize),
+        numbers: bool,
+    ) -> Self {
+        Self { file, records, data, numbers, i: 0, end: 0 }
+    }
+
+    /// The next record must be this tensor, reading inputs of at most `widest` bytes.
+    pub(crate) fn check(&mut self, spec: Spec, widest: u32) -> Result<(), Error> {
+        let (records, records_at) = self.records;
+        let o = self.i * RECORD_BYTES;
+        let bad = |field: usize| Err(Error::file(Fault::Tensor, records_at + o + field));
+        self.i += 1;
+        if o + RECORD_BYTES > records.len() {
+            return bad(0);
+        }
+        let Some(dtype) = Dtype::parse(u8_at(records, o + 2)) else { return bad(2) };
         if spec.class == Class::Weight && dtype.act() > widest {
             return bad(2);
         }
@@ -453,41 +488,49 @@ fn check_tensors(
         if u32_at(records, o + 12) as usize != spec.cols {
             return bad(12);
         }
-        // Numbers, then scales, each at the next multiple of 64: no holes, no overlaps.
-        let mut place = |len: u64, stated: u64, field: usize| -> Result<usize, Error> {
-            let start = up(end, ALIGN);
-            let len = usize::try_from(len).unwrap_or(usize::MAX);
-            let fits = start.checked_add(len).is_some_and(|e| e <= data.len());
-            if stated != (data_at + start) as u64 || !fits {
-                return Err(Error::file(Fault::Tensor, records_at + o + field));
-            }
-            if numbers && part(data, end, start - end).iter().any(|&b| b != 0) {
-                return Err(Error::file(Fault::Tensor, data_at + end));
-            }
-            end = start + len;
-            Ok(data_at + start)
-        };
-        let at = place(spec.data_bytes(dtype), u64_at(records, o + 16), 16)?;
+        let at = self.place(spec.data_bytes(dtype), o + 16)?;
         let n_scales = spec.scale_count(dtype);
         if n_scales == 0 {
             if u64_at(records, o + 24) != 0 {
                 return bad(24);
             }
         } else {
-            let scale_at = place(4 * n_scales as u64, u64_at(records, o + 24), 24)?;
-            if numbers {
-                check_numbers(file, (&spec, dtype), at, scale_at)?;
+            let scale_at = self.place(4 * n_scales as u64, o + 24)?;
+            if self.numbers {
+                check_numbers(self.file, (&spec, dtype), at, scale_at)?;
             }
         }
         Ok(())
-    })?;
-    if i * RECORD_BYTES != records.len() {
-        return Err(Error::file(Fault::Tensor, records_at + i * RECORD_BYTES));
     }
-    if end != data.len() {
-        return Err(Error::file(Fault::Trailing, data_at + end));
+
+    /// Numbers, then scales, each at the next multiple of 64: no holes, no overlaps. The offset in the file
+    /// that the field of the directory at `field` must state.
+    fn place(&mut self, len: u64, field: usize) -> Result<usize, Error> {
+        let ((records, records_at), (data, data_at)) = (self.records, self.data);
+        let start = up(self.end, ALIGN);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let fits = start.checked_add(len).is_some_and(|e| e <= data.len());
+        if u64_at(records, field) != (data_at + start) as u64 || !fits {
+            return Err(Error::file(Fault::Tensor, records_at + field));
+        }
+        if self.numbers && part(data, self.end, start - self.end).iter().any(|&b| b != 0) {
+            return Err(Error::file(Fault::Tensor, data_at + self.end));
+        }
+        self.end = start + len;
+        Ok(data_at + start)
     }
-    Ok(())
+
+    /// Nothing may come after the last one.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        let ((records, records_at), (data, data_at)) = (self.records, self.data);
+        if self.i * RECORD_BYTES != records.len() {
+            return Err(Error::file(Fault::Tensor, records_at + self.i * RECORD_BYTES));
+        }
+        if self.end != data.len() {
+            return Err(Error::file(Fault::Trailing, data_at + self.end));
+        }
+        Ok(())
+    }
 }
 
 /// Scales are finite and not negative, integers within ±127.

@@ -84,8 +84,7 @@ impl Plan {
         layout: &Tier,
         old: Option<(&Self, usize)>,
     ) -> Result<Self, Error> {
-        let empty = Buffer { size: 0, offset: 0, first: 0, last: 0 };
-        let mut b = Builder { buffers: [empty; MAX_BUFFERS], overflow: false };
+        let mut b = Builder::NEW;
         transformer(&mut b, shape, tier, layout);
         decoder(&mut b, shape, tier);
         if b.overflow {
@@ -124,6 +123,30 @@ impl Plan {
                 plan.max_step_macs = m;
             }
             stage = stage.next(shape, tier);
+        }
+        Ok(plan)
+    }
+
+    /// The plan of an encoder, whose layers begin at tick 0: `(total, largest step)` multiply-accumulates. No
+    /// generator takes it.
+    pub(crate) const fn encoder(
+        tier: &Tier,
+        b: Builder,
+        (total_macs, max_step_macs): (u64, u64),
+    ) -> Result<Self, Error> {
+        let mut plan = Self {
+            tier: *tier,
+            layout: *tier,
+            buffers: b.buffers,
+            bytes: 0,
+            floor: 0,
+            total_macs,
+            max_step_macs,
+            decoder_tick: 0,
+            from: u8::MAX,
+        };
+        if b.overflow || !plan.place([false; MAX_BUFFERS]) {
+            return Err(Error::PlanTooLarge);
         }
         Ok(plan)
     }

@@ -15,6 +15,8 @@ pub struct Request<'t> {
     pub sampling: Sampling,
     /// All tokens, given instead of drawn (L of them): decodes a picture that was made before.
     pub tokens: Option<&'t [u16]>,
+    /// Which of the given tokens stay (L of them); the others are drawn. All, if not given. See [`crate::edit`].
+    pub keep: Option<&'t [bool]>,
 }
 
 impl Request<'_> {
@@ -25,6 +27,16 @@ impl Request<'_> {
             seed: 0,
             sampling: model.shape.config.sampling,
             tokens: None,
+            keep: None,
+        }
+    }
+
+    /// Token `i` of all, if it is given and stays.
+    pub(crate) fn given(&self, i: usize) -> Option<u16> {
+        let tokens = self.tokens?;
+        match self.keep {
+            Some(keep) if !keep.get(i).copied().unwrap_or(false) => None,
+            _ => Some(tokens.get(i).copied().unwrap_or(0)),
         }
     }
 
@@ -42,8 +54,13 @@ impl Request<'_> {
         if !self.sampling.is_valid() {
             return Err(Error::BadSampling);
         }
+        let need = c.tokens();
+        if let Some(keep) = self.keep
+            && (keep.len() != need || self.tokens.is_none())
+        {
+            return Err(Error::BadTokens { need, got: keep.len() });
+        }
         if let Some(tokens) = self.tokens {
-            let need = c.tokens();
             if tokens.len() != need {
                 return Err(Error::BadTokens { need, got: tokens.len() });
             }

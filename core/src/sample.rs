@@ -41,8 +41,8 @@ impl<O: Ops> Host<'_, O> {
         let first = c.tokens_before(scale) + at;
         let out = part_mut(nums::<u16>(tokens)?, first, n);
         for (i, (token, logits)) in out.iter_mut().zip(pieces(cond, v)).enumerate() {
-            *token = match job.request.tokens {
-                Some(forced) => forced.get(first + i).copied().unwrap_or(0),
+            *token = match job.request.given(first + i) {
+                Some(given) => given,
                 None => {
                     let rng = TokenRng::new(job.request.seed, scale, at + i);
                     draw(logits, &job.request.sampling, rng, part_mut(scratch, 0, v)) as u16

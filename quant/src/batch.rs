@@ -41,6 +41,7 @@ impl Item {
             seed: self.seed,
             sampling: self.sampling,
             tokens: self.tokens.as_deref(),
+            keep: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use varmint_core::config::{
 };
 use varmint_core::file::{ALIGN, Container, HEADER_BYTES, MAGIC, SECTION_BYTES, SECTIONS, VERSION};
 use varmint_core::tier::TIER_BYTES;
-use varmint_core::{Keep, Plan, Sampling, Scale, Shape, Store, Trunk};
+use varmint_core::{Keep, Plan, Sampling, Scale, Shape, Store, Trunk, encoder};
 
 use crate::error::Error;
 
@@ -232,6 +232,36 @@ fn decoder(d: &DecoderSizes) -> Record {
         r.u16(16 + 2 * i, *w);
     }
     r
+}
+
+/// Sizes of an encoder: those of a decoder, and channels of its first convolution and of the latent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderSizes {
+    /// Levels, blocks, attention; [`crate::write::write_encoder`] sets `act`.
+    pub levels: DecoderSizes,
+    /// Channels of `conv_in`.
+    pub stem: u16,
+    /// Channels of the latent.
+    pub cvae: u16,
+}
+
+impl EncoderSizes {
+    /// The header of an encoder file of so many bytes, its checksum zero.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for more levels than the format holds.
+    pub(crate) fn head(&self, codebook: u32, len: u64) -> Result<Vec<u8>, Error> {
+        if self.levels.widths.len() > MAX_LEVELS {
+            let n = self.levels.widths.len();
+            let m = format!("encoder levels: {n} of them; the format holds {MAX_LEVELS}");
+            return Err(Error::Option(m));
+        }
+        let mut r = Record::new(encoder::HEADER_BYTES);
+        r.put(0, &encoder::MAGIC).u32(8, encoder::VERSION).put(16, &len.to_le_bytes());
+        r.u16(24, self.stem).u16(26, self.cvae).u32(28, codebook);
+        r.put(encoder::SIZES_AT, &decoder(&self.levels).0);
+        Ok(r.0)
+    }
 }
 
 fn tier(t: &TierRow) -> Record {

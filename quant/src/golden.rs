@@ -169,7 +169,8 @@ impl Golden {
                         None => continue,
                     },
                 };
-                let request = Request { labels, seed: 0, sampling, tokens: forced.as_deref() };
+                let given = forced.as_deref();
+                let request = Request { labels, seed: 0, sampling, tokens: given, keep: None };
                 let ram: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
                 let host = Host::new(ops, ram, &plan).map_err(failed)?;
                 let mut g = Generator::new(model, &plan, host, request).map_err(failed)?;

@@ -24,6 +24,8 @@
 //! requantize   a model file with other numbers, and what they cost layer by layer
 //! inspect      what a .vmt file holds
 //! golden       a model against what the official implementation computed
+//! encoder      the encoder of a tokenizer to a file of its own
+//! picture      pictures and masks to edit, at the size of a model
 //! batch        many images on many threads; lists of requests, files of tokens
 //! synth        models of random weights, for benchmarks
 //! compare      a model against another one on the same tokens
@@ -43,6 +45,7 @@ pub mod compare;
 pub mod convert;
 mod describe;
 pub mod description;
+pub mod encoder;
 pub mod error;
 pub mod golden;
 mod gptq;
@@ -53,6 +56,7 @@ pub mod numbers;
 pub mod official;
 mod origin;
 mod permute;
+pub mod picture;
 mod probe;
 pub mod published;
 pub mod quantize;
@@ -66,6 +70,7 @@ pub mod write;
 
 pub use calibration::Calibration;
 pub use convert::{MoreDecoder, Options, Report, convert};
+pub use encoder::{convert_encoder, open_encoder};
 pub use error::Error;
 pub use meta::Meta;
 pub use numbers::{Keep, Numbers};

@@ -9,6 +9,7 @@
 //! one at a time with [`StateDict::need`].
 
 pub mod decoder;
+pub mod encoder;
 mod more;
 pub mod vae;
 pub mod var;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 pub use decoder::DecoderConfig;
+pub use encoder::EncoderConfig;
 pub use vae::{Phi, VaeConfig};
 pub use var::VarConfig;
 
@@ -30,7 +32,7 @@ pub enum OfficialError {
     /// No file has this state dict.
     #[error("no {what} in {files}: no key ends in `{anchor}`")]
     Absent {
-        /// `VAR transformer`, `VQVAE` or `image decoder`.
+        /// `VAR transformer`, `VQVAE`, `image decoder` or `image encoder`.
         what: &'static str,
         /// The key that was looked for.
         anchor: &'static str,
@@ -40,7 +42,7 @@ pub enum OfficialError {
     /// Several state dicts are equally good.
     #[error("more than one {what}: {places}; give one of them, or its prefix")]
     Ambiguous {
-        /// `VAR transformer`, `VQVAE` or `image decoder`.
+        /// `VAR transformer`, `VQVAE`, `image decoder` or `image encoder`.
         what: &'static str,
         /// `file: prefix`, with commas.
         places: String,

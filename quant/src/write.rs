@@ -14,12 +14,13 @@ use std::path::{Path, PathBuf};
 
 use varmint::ModelFile;
 use varmint_core::config::{DECODER_BYTES, TRUNK_BYTES};
+use varmint_core::encoder::{HEADER_BYTES, Sizes};
 use varmint_core::file::{ALIGN, CRC_AT, Container, Kind};
 use varmint_core::tensor::{Class, Dtype, RECORD_BYTES, Role, Spec, for_each_spec};
 use varmint_core::tier::TIER_BYTES;
-use varmint_core::{Model, Shape, Store};
+use varmint_core::{Encoder, Model, Shape, Store};
 
-use crate::description::{Description, head};
+use crate::description::{Description, EncoderSizes, head};
 use crate::error::Error;
 use crate::quantize::Encoded;
 
@@ -47,7 +48,7 @@ pub fn write(
     mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
     tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
 ) -> Result<u64, Error> {
-    put_all(path, &layout(description, &mut dtype)?, tensor)
+    put_all(path, &layout(&mut description.clone(), &mut dtype)?, tensor)
 }
 
 /// Writes `model` with other numbers: everything but the tensors' storage stays, and how tiers store keys, values
@@ -90,22 +91,44 @@ fn put_all(
     let mut out = Output::create(path)?;
     out.put(&layout.head)?;
     for (i, (spec, dtype)) in layout.specs.iter().zip(&layout.dtypes).enumerate() {
-        let e = tensor(i, spec, *dtype)?;
-        let wanted = (spec.data_bytes(*dtype), spec.scale_count(*dtype));
-        if (e.data.len() as u64, e.scales.len()) != wanted {
-            let found = (e.data.len(), e.scales.len());
-            let what = format!("{:?} {}: bytes and scales", spec.role, spec.index);
-            return Err(Error::mismatch(what, format!("{wanted:?}"), format!("{found:?}")));
-        }
-        out.align()?;
-        out.put(&e.data)?;
-        if !e.scales.is_empty() {
-            out.align()?;
-            let bytes: Vec<u8> = e.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
-            out.put(&bytes)?;
-        }
+        out.tensor(spec, *dtype, &tensor(i, spec, *dtype)?)?;
     }
-    out.finish()
+    out.finish(|file| Model::parse(file).map(|_| ()))
+}
+
+/// Writes an encoder file to `path`: `dtype` and `tensor` as of [`write()`], `codebook` as
+/// [`varmint_core::encoder::codebook_crc`] of its model. Returns its length.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_encoder(
+    path: &Path,
+    sizes: &EncoderSizes,
+    codebook: u32,
+    mut dtype: impl FnMut(&Spec) -> Dtype,
+    mut tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
+) -> Result<u64, Error> {
+    let mut sizes = sizes.clone();
+    sizes.levels.act = 4;
+    let mut specs = Vec::new();
+    let core = Sizes::parse(&sizes.head(codebook, 0)?).map_err(Error::Shape)?;
+    let _ = core.for_each_spec(|spec| {
+        specs.push(spec);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    let dtypes: Vec<Dtype> = specs.iter().map(&mut dtype).collect();
+    let acts = specs.iter().zip(&dtypes).filter(|(s, _)| s.class == Class::Weight);
+    sizes.levels.act = acts.map(|(_, d)| d.act()).max().unwrap_or(4);
+    let data_at = (HEADER_BYTES + specs.len() * RECORD_BYTES).next_multiple_of(ALIGN) as u64;
+    let (directory, data_len) = records(&specs, &dtypes, data_at);
+    let mut head = sizes.head(codebook, data_at + data_len)?;
+    head.extend(directory);
+    let mut out = Output::create(path)?;
+    out.put(&head)?;
+    for (i, (spec, dtype)) in specs.iter().zip(&dtypes).enumerate() {
+        out.tensor(spec, *dtype, &tensor(i, spec, *dtype)?)?;
+    }
+    out.finish(|file| Encoder::parse(file).map(|_| ()))
 }
 
 /// Without a tensor at hand: the description as [`write()`] would store it, and the length of the file.
@@ -117,7 +140,7 @@ pub fn measure(
     mut dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
 ) -> Result<(Description, u64), Error> {
     let mut description = description.clone();
-    let layout = layout_of(&mut description, &mut dtype)?;
+    let layout = layout(&mut description, &mut dtype)?;
     Ok((description, layout.head.len() as u64 + layout.data_len))
 }
 
@@ -129,15 +152,8 @@ struct Layout {
     data_len: u64,
 }
 
-fn layout(
-    description: &Description,
-    dtype: &mut dyn FnMut(&Spec) -> Result<Dtype, Error>,
-) -> Result<Layout, Error> {
-    layout_of(&mut description.clone(), dtype)
-}
-
 /// The activation widths in `description` become those that follow from the storage.
-fn layout_of(
+fn layout(
     description: &mut Description,
     dtype: &mut dyn FnMut(&Spec) -> Result<Dtype, Error>,
 ) -> Result<Layout, Error> {
@@ -177,6 +193,14 @@ fn whole_head(
     // Where the data starts follows from the length of the directory, not from its content.
     sections.push(vec![0; specs.len() * RECORD_BYTES]);
     let (_, data_at) = head(sequence, &sections, 0);
+    let (directory, data_len) = records(specs, dtypes, data_at);
+    sections.pop();
+    sections.push(directory);
+    (head(sequence, &sections, data_len).0, data_len)
+}
+
+/// Records of tensors that lie one after the other from `data_at` on, and how many bytes these are.
+fn records(specs: &[Spec], dtypes: &[Dtype], data_at: u64) -> (Vec<u8>, u64) {
     let mut end = data_at;
     let mut place = |len: u64| {
         let at = end.next_multiple_of(ALIGN as u64);
@@ -197,10 +221,7 @@ fn whole_head(
         out.extend(at.to_le_bytes());
         out.extend(scale_at.to_le_bytes());
     }
-    let data_len = end - data_at;
-    sections.pop();
-    sections.push(out);
-    (head(sequence, &sections, data_len).0, data_len)
+    (out, end - data_at)
 }
 
 /// A file in the making, under a temporary name beside its own; removed unless finished.
@@ -239,8 +260,28 @@ impl<'a> Output<'a> {
         self.put(&[0; ALIGN][..pad])
     }
 
+    fn tensor(&mut self, spec: &Spec, dtype: Dtype, e: &Encoded) -> Result<(), Error> {
+        let wanted = (spec.data_bytes(dtype), spec.scale_count(dtype));
+        if (e.data.len() as u64, e.scales.len()) != wanted {
+            let found = (e.data.len(), e.scales.len());
+            let what = format!("{:?} {}: bytes and scales", spec.role, spec.index);
+            return Err(Error::mismatch(what, format!("{wanted:?}"), format!("{found:?}")));
+        }
+        self.align()?;
+        self.put(&e.data)?;
+        if !e.scales.is_empty() {
+            self.align()?;
+            let bytes: Vec<u8> = e.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+            self.put(&bytes)?;
+        }
+        Ok(())
+    }
+
     /// Puts the checksum in, has the core read the file, and gives it its name.
-    fn finish(mut self) -> Result<u64, Error> {
+    fn finish(
+        mut self,
+        parse: impl FnOnce(&[u8]) -> Result<(), varmint_core::Error>,
+    ) -> Result<u64, Error> {
         let crc = std::mem::replace(&mut self.crc, CRC.digest()).finalize();
         let end = self
             .file
@@ -249,7 +290,7 @@ impl<'a> Output<'a> {
             .and_then(|()| self.file.flush());
         end.map_err(|e| Error::io(&self.part, e))?;
         let file = ModelFile::open(&self.part).map_err(|e| Error::io(&self.part, e))?;
-        let parsed = file.model().map(|_| ());
+        let parsed = parse(file.bytes());
         drop(file);
         parsed.map_err(|source| Error::Model { path: self.path.to_owned(), source })?;
         std::fs::rename(&self.part, self.path).map_err(|e| Error::io(self.path, e))?;

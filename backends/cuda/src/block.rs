@@ -114,6 +114,9 @@ impl Cuda<'_> {
     /// The request as the kernels read it.
     fn request(&mut self, job: &Job<'_>) -> Result<(), Error> {
         let (r, s) = (job.request, &job.request.sampling);
+        if r.keep.is_some() {
+            return Err(Error::Unsupported("editing: of given tokens all stay, or none are given"));
+        }
         let scales = job.model.shape.config.n_scales();
         let mut p = params::Request {
             seed: r.seed,

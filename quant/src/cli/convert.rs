@@ -14,8 +14,9 @@ use super::Format;
 
 const EXAMPLES: &str = "\
 Examples:
-  The released 256-pixel model in int8:
-    varmint convert --var var_d16.pth --vae vae_ch160v4096z32.pth -o var-d16.vmt
+  The released 256-pixel model in int8, and the encoder for editing (var-d16.vme):
+    varmint convert --var var_d16.pth --vae vae_ch160v4096z32.pth --encoder vae_ch160v4096z32.pth \\
+        -o var-d16.vmt
   A model that was trained with train/, in f16, with names, licence and labels:
     varmint convert --var out/var.safetensors --vae out/vae.safetensors --meta out/meta.json \\
         --numbers f16 -o emoji-64-f16.vmt
@@ -72,6 +73,10 @@ pub(crate) struct Args {
     /// for --tier; may be repeated, up to 3 times.
     #[arg(long, value_name = "NAME=FILE")]
     decoder: Vec<MoreDecoder>,
+    /// Also write the encoder, which editing needs, beside the output and called .vme: encoder and quant_conv of
+    /// this file, which may be that of --vae. See `varmint encoder`.
+    #[arg(long, value_name = "FILE")]
+    encoder: Option<PathBuf>,
     /// Name, licence, labels, default sampling and schedule, as train/export.py writes them.
     #[arg(long, value_name = "FILE")]
     meta: Option<PathBuf>,
@@ -158,6 +163,11 @@ impl Args {
         });
         bar.finish_and_clear();
         self.print(&report?);
+        if let Some(weights) = &self.encoder {
+            let file = super::open(&self.output)?;
+            let out = self.output.with_extension("vme");
+            super::encoder::write(weights, &file.model()?, self.numbers, &out)?;
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use varmint::{Image, Model, Sampling};
+use varmint::{Image, Model};
 use varmint_quant::batch::{
     Item, default_jobs, generate, read_requests, read_tokens, write_images,
 };
@@ -106,27 +106,11 @@ impl Args {
         Ok(())
     }
 
-    fn sampling(&self, model: &Model<'_>) -> anyhow::Result<Sampling> {
-        let d = model.shape.config.sampling;
-        let s = Sampling {
-            guidance: self.guidance.unwrap_or(d.guidance),
-            top_k: self.top_k.unwrap_or(d.top_k),
-            top_p: self.top_p.unwrap_or(d.top_p),
-            temperature: self.temperature.unwrap_or(d.temperature),
-        };
-        if !s.is_valid() {
-            bail!(
-                "--guidance must be finite, --temperature above 0, --top-p from 0 to 1 (got {}, {}, {})",
-                s.guidance,
-                s.temperature,
-                s.top_p
-            );
-        }
-        Ok(s)
-    }
-
     fn items(&self, model: &Model<'_>) -> anyhow::Result<Vec<Item>> {
-        let mut first = Item::new(self.sampling(model)?, self.seed);
+        let mut first = Item::new(
+            super::sampling(model, (self.guidance, self.top_k, self.top_p, self.temperature))?,
+            self.seed,
+        );
         for (t, (name, text)) in [("class", &self.class), ("style", &self.style)].iter().enumerate()
         {
             if let Some(text) = text {

@@ -4,6 +4,8 @@ mod board;
 mod calibrate;
 mod compare;
 mod convert;
+mod edit;
+mod encoder;
 mod generate;
 mod golden;
 mod inspect;
@@ -26,6 +28,10 @@ pub(crate) enum Command {
     Plan(plan::Args),
     /// Make pictures: one, a sheet, or a list of requests on all cores.
     Generate(Box<generate::Args>),
+    /// Draw a part of a picture anew.
+    Edit(Box<edit::Args>),
+    /// Write the .vme file of a model: its tokenizer's encoder, which `edit` needs.
+    Encoder(encoder::Args),
     /// Compare weights with intermediates of the official implementation.
     Golden(golden::Args),
     /// Find the heads that look far back, so that tiers can keep more tokens for them.
@@ -45,6 +51,8 @@ impl Command {
             Self::Inspect(args) => args.run(),
             Self::Plan(args) => args.run(),
             Self::Generate(args) => args.run(),
+            Self::Edit(args) => args.run(),
+            Self::Encoder(args) => args.run(),
             Self::Golden(args) => args.run(),
             Self::Calibrate(args) => args.run(),
             Self::Compare(args) => args.run(),
@@ -95,6 +103,29 @@ fn tier(model: &varmint::Model<'_>, name: Option<&str>) -> anyhow::Result<varmin
         let all: Vec<String> = model.tiers().map(|t| t.name().to_owned()).collect();
         anyhow::anyhow!("no tier is called `{name}`; this model has: {}", all.join(", "))
     })
+}
+
+/// The model's sampling with what the command line says: guidance, top-k, top-p, temperature.
+fn sampling(
+    model: &varmint::Model<'_>,
+    given: (Option<f32>, Option<u32>, Option<f32>, Option<f32>),
+) -> anyhow::Result<varmint::Sampling> {
+    let d = model.shape.config.sampling;
+    let s = varmint::Sampling {
+        guidance: given.0.unwrap_or(d.guidance),
+        top_k: given.1.unwrap_or(d.top_k),
+        top_p: given.2.unwrap_or(d.top_p),
+        temperature: given.3.unwrap_or(d.temperature),
+    };
+    if !s.is_valid() {
+        anyhow::bail!(
+            "--guidance must be finite, --temperature above 0, --top-p from 0 to 1 (got {}, {}, {})",
+            s.guidance,
+            s.temperature,
+            s.top_p
+        );
+    }
+    Ok(s)
 }
 
 /// Bytes with a unit, for people.

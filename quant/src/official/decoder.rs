@@ -103,24 +103,16 @@ impl DecoderConfig {
         keys.conv("post_quant_conv", self.cvae, self.cvae, 3);
         keys.conv("decoder.conv_in", self.mid_width, self.cvae, 3);
         for (name, from, to) in self.residual_blocks() {
-            keys.pair(format!("{name}.norm1"), vec![from], from);
-            keys.conv(format!("{name}.conv1"), to, from, 3);
-            keys.pair(format!("{name}.norm2"), vec![to], to);
-            keys.conv(format!("{name}.conv2"), to, to, 3);
-            if from != to {
-                keys.conv(format!("{name}.nin_shortcut"), to, from, 1);
-            }
+            keys.residual(&name, from, to);
         }
         for (name, width) in self.attention_blocks() {
-            keys.pair(format!("{name}.norm"), vec![width], width);
-            keys.conv(format!("{name}.qkv"), 3 * width, width, 1);
-            keys.conv(format!("{name}.proj_out"), width, width, 1);
+            keys.attention(&name, width);
         }
         for (i, &width) in self.widths.iter().enumerate().skip(1) {
             keys.conv(format!("decoder.up.{i}.upsample.conv"), width, width, 3);
         }
         let width = self.widths.first().copied().unwrap_or(self.mid_width);
-        keys.pair("decoder.norm_out", vec![width], width);
+        keys.norm("decoder.norm_out", width);
         keys.conv("decoder.conv_out", self.out_channels, width, 3);
         keys.0
     }
@@ -140,5 +132,25 @@ impl Keys {
 
     pub(super) fn conv(&mut self, name: impl AsRef<str>, out: usize, inputs: usize, side: usize) {
         self.pair(name, vec![out, inputs, side, side], out);
+    }
+
+    pub(super) fn norm(&mut self, name: impl AsRef<str>, width: usize) {
+        self.pair(name, vec![width], width);
+    }
+
+    pub(super) fn residual(&mut self, name: &str, from: usize, to: usize) {
+        self.norm(format!("{name}.norm1"), from);
+        self.conv(format!("{name}.conv1"), to, from, 3);
+        self.norm(format!("{name}.norm2"), to);
+        self.conv(format!("{name}.conv2"), to, to, 3);
+        if from != to {
+            self.conv(format!("{name}.nin_shortcut"), to, from, 1);
+        }
+    }
+
+    pub(super) fn attention(&mut self, name: &str, width: usize) {
+        self.norm(format!("{name}.norm"), width);
+        self.conv(format!("{name}.qkv"), 3 * width, width, 1);
+        self.conv(format!("{name}.proj_out"), width, width, 1);
     }
 }

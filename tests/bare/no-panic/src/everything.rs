@@ -11,8 +11,8 @@ use varmint_core::rng::TokenRng;
 use varmint_core::sample::{draw, threshold};
 use varmint_core::tensor::{Data, Layer, Matrix};
 use varmint_core::{
-    Budget, Buf, Error, Generator, Host, Model, Ops, Pass, Plan, Scalar, Stage, Tier, num, scalar,
-    tensor,
+    Budget, Buf, Encoder, Encoding, Error, Generator, Host, Model, Ops, Pass, Plan, Scalar, Stage,
+    Tier, edit, num, scalar, tensor,
 };
 
 use crate::{any, any_float, file, ram, request, show};
@@ -46,7 +46,7 @@ fn numbers_mut<T: bytemuck::Pod>() -> &'static mut [T] {
 }
 
 pub(crate) fn everything(ops: impl Ops + Copy) {
-    if let Err(e) = errors().and_then(|()| models(ops)) {
+    if let Err(e) = errors().and_then(|()| models(ops)).and_then(|()| editing(ops)) {
         let _ = write!(Shown, "{e}");
         let _ = write!(Shown, "{e:?}");
     }
@@ -64,6 +64,8 @@ fn errors() -> Result<(), Error> {
         4 => Error::ArenaTooSmall { need: any(), got: any() },
         5 => Error::ArenaMisaligned { need: any() },
         6 => Error::Backend(any() as u32),
+        7 => Error::BadImage { need: any(), got: any() },
+        8 => Error::WrongEncoder,
         _ => return Ok(()),
     })
 }
@@ -78,6 +80,32 @@ fn buf() -> Buf {
         5 => Buf::Nothing,
         _ => Buf::X,
     }
+}
+
+fn editing(ops: impl Ops + Copy) -> Result<(), Error> {
+    let model = Model::parse(file())?;
+    let encoder = Encoder::parse(file())?;
+    encoder.belongs_to(&model)?;
+    let (part, level) = encoder.sizes.layer(any());
+    show_number(part.count() + part.spec(any(), any()).packed_cols() + level);
+    show_number(encoder.file_bytes() + encoder.sizes.first(any()));
+    let plan = encoder.plan(&model.shape, &model.tier_at(any())?)?;
+    let host = Host::new(ops, ram(), &plan)?;
+    let mut encoding = Encoding::new(&model, &encoder, &plan, host, numbers())?;
+    while let Some(progress) = encoding.step()? {
+        show((progress.done >> 8) as u8);
+        encoding.latent()?.unwrap_or(&[]).iter().for_each(|&v| show_float(v));
+    }
+    encoding.tokens()?.iter().for_each(|&t| show(t as u8));
+
+    let (mask, mut stays) = ([any() > 0; 64], [false; 256]);
+    edit::keep(&model.shape.config, &mask, stays.get_mut(..any()).unwrap_or(&mut []))?;
+    let plan = Plan::new(&model.shape, &model.tier_at(any())?)?;
+    let mut request = request(&model);
+    request.keep = Some(stays.get(..any()).unwrap_or(&[]));
+    let mut g = Generator::new(&model, &plan, Host::new(ops, ram(), &plan)?, request)?;
+    g.step()?;
+    Ok(())
 }
 
 fn models(ops: impl Ops + Copy) -> Result<(), Error> {

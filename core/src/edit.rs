@@ -1,0 +1,96 @@
+//! Zero-shot editing (official `demo_zero_shot_edit.ipynb`): which tokens of a picture stay, scale by scale.
+//!
+//! ```text
+//! M_k = bilinear(M -> scale k) > 1/2        M on the grid of the latent, 1 where the picture stays
+//! M_k = 1 everywhere                        for scales of at most 3 tokens
+//! ```
+//!
+//! Tokens that stay replace drawn ones before they are added to the latent: [`crate::Request::keep`].
+
+use crate::config::{Config, Scale};
+use crate::error::Error;
+use crate::slices::{part_mut, place};
+
+/// A scale of at most so many tokens stays whole: it has the colours of the picture, not its parts.
+pub const WHOLE: usize = 3;
+
+/// Both taps of output `d` of a reduction `from -> to` without a filter, half-pixel centres, and the weight of the
+/// second one in units of `1 / 2 to`.
+fn taps(d: usize, from: usize, to: usize) -> (usize, usize, usize) {
+    let at = ((2 * d + 1) * from).saturating_sub(to);
+    let (first, weight) = place(at, 2 * to);
+    (first, (first + 1).min(from.saturating_sub(1)), weight)
+}
+
+/// Whether token `(y, x)` of a scale stays. Exact: sums of integers, so a half is a half.
+fn stays(mask: &[bool], latent: Scale, scale: Scale, (y, x): (usize, usize)) -> bool {
+    let (h, w) = (scale.h as usize, scale.w as usize);
+    let (top, bottom, low) = taps(y, latent.h as usize, h);
+    let (left, right, late) = taps(x, latent.w as usize, w);
+    let (high, early) = (2 * h - low, 2 * w - late);
+    let at =
+        |y: usize, x: usize| mask.get(y * latent.w as usize + x).copied().unwrap_or(false) as usize;
+    let upper = early * at(top, left) + late * at(top, right);
+    let lower = early * at(bottom, left) + late * at(bottom, right);
+    2 * (high * upper + low * lower) > 4 * h * w
+}
+
+/// Which tokens of all scales stay, where `mask` says it of the cells of the latent, row by row. `out` has a place
+/// for every token.
+///
+/// # Errors
+/// [`Error::BadImage`] for a mask of another size than the latent; [`Error::BadTokens`] for another number of places.
+pub fn keep(config: &Config, mask: &[bool], out: &mut [bool]) -> Result<(), Error> {
+    let latent = config.latent();
+    if mask.len() != latent.tokens() {
+        return Err(Error::BadImage { need: latent.tokens(), got: mask.len() });
+    }
+    if out.len() != config.tokens() {
+        return Err(Error::BadTokens { need: config.tokens(), got: out.len() });
+    }
+    for k in 0..config.n_scales() {
+        let scale = config.scale(k);
+        let out = part_mut(out, config.tokens_before(k), scale.tokens());
+        for (i, out) in out.iter_mut().enumerate() {
+            *out =
+                scale.tokens() <= WHOLE || stays(mask, latent, scale, place(i, scale.w as usize));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn square(side: u16) -> Scale {
+        Scale { h: side, w: side, phi: 0 }
+    }
+
+    fn shown(mask: &[bool], latent: u16, scale: u16) -> std::vec::Vec<std::string::String> {
+        let row = |y| {
+            let cell = |x| stays(mask, square(latent), square(scale), (y, x));
+            (0..scale as usize).map(|x| if cell(x) { '#' } else { '.' }).collect()
+        };
+        (0..scale as usize).map(row).collect()
+    }
+
+    /// A box of 4x4 cells in the middle of 8x8, as `torch.nn.functional.interpolate(mode="bilinear")` reduces it.
+    #[test]
+    fn masks_shrink_as_the_official_ones() {
+        let inside = |y: usize, x: usize| (2..6).contains(&y) && (2..6).contains(&x);
+        let mask: std::vec::Vec<bool> = (0..64).map(|i| !inside(i / 8, i % 8)).collect();
+        assert_eq!(shown(&mask, 8, 2), ["##", "##"]);
+        assert_eq!(shown(&mask, 8, 3), ["###", "#.#", "###"]);
+        assert_eq!(shown(&mask, 8, 5), ["#####", "#...#", "#...#", "#...#", "#####"]);
+        assert_eq!(shown(&mask, 8, 8).concat().find("##....##"), Some(16));
+    }
+
+    #[test]
+    fn half_is_not_enough() {
+        // Left half of 2x2: the centre of 1x1 is one half exactly.
+        let mask = [true, false, true, false];
+        assert!(!stays(&mask, square(2), square(1), (0, 0)));
+        assert!(stays(&[true, true, true, false], square(2), square(1), (0, 0)));
+    }
+}

@@ -1,0 +1,43 @@
+//! Pixels to tokens, with memory of its own.
+
+use varmint_core::{Encoder, Encoding, Error, Host, Model, Tier};
+use varmint_cpu::Cpu;
+
+/// The tokens of all scales of a picture, `[height, width, 3]` as [`Encoder::size`] says. The tier says in which
+/// strips it is read, and how maps are stored.
+///
+/// ```no_run
+/// use varmint::{Encoder, Engine, ModelFile, Request, edit};
+///
+/// # fn show(picture: &[u8], inside: impl Fn(usize) -> bool) -> Result<(), Box<dyn std::error::Error>> {
+/// let (file, other) = (ModelFile::open("fixtures/emoji-64.vmt")?, ModelFile::open("fixtures/emoji-64.vme")?);
+/// let (model, encoder) = (file.model()?, Encoder::parse(other.bytes())?);
+/// let tier = model.tier("full")?;
+/// let tokens = varmint::encode(&model, &encoder, &tier, picture)?;
+/// // What is drawn anew: some cells of the latent.
+/// let config = &model.shape.config;
+/// let mask: Vec<bool> = (0..config.latent().tokens()).map(|cell| !inside(cell)).collect();
+/// let mut keep = vec![false; config.tokens()];
+/// edit::keep(config, &mask, &mut keep)?;
+/// let request = Request { tokens: Some(&tokens), keep: Some(&keep), ..Request::new(&model) };
+/// let image = Engine::new(&model, &tier)?.generate(request)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`Encoder::plan`] and [`Encoding::new`].
+pub fn encode(
+    model: &Model<'_>,
+    encoder: &Encoder<'_>,
+    tier: &Tier,
+    rgb: &[u8],
+) -> Result<Vec<u16>, Error> {
+    let plan = encoder.plan(&model.shape, tier)?;
+    plan.verify()?;
+    let mut arena = vec![0u128; plan.bytes() / 16];
+    let host = Host::new(Cpu::detect(), bytemuck::cast_slice_mut(&mut arena), &plan)?;
+    let mut encoding = Encoding::new(model, encoder, &plan, host, rgb)?;
+    while encoding.step()?.is_some() {}
+    Ok(encoding.tokens()?.to_vec())
+}
