@@ -18,7 +18,7 @@ use crate::describe::describe;
 use crate::error::Error;
 use crate::meta::{Defaults, Embedded, Meta, Side};
 use crate::numbers::{Keep, Numbers, choose};
-use crate::official::{Hints, Official};
+use crate::official::{Hints, Layout, Official};
 use crate::origin::{Origin, origins, values};
 use crate::permute::{order, permute};
 use crate::quantize::{decode, encode, snr_db, view};
@@ -46,6 +46,8 @@ pub struct Options {
     pub sampling: Defaults,
     /// Scale sizes (height, width); else those of `meta`, else those of the weights.
     pub scales: Option<Vec<(usize, usize)>>,
+    /// What kind of transformer the weights are.
+    pub layout: Layout,
     /// Attention heads, where the weights do not say; else C / 64.
     pub heads: Option<usize>,
     /// Scales that are guided; else all.
@@ -81,6 +83,7 @@ impl Options {
             licence: None,
             sampling: Defaults::default(),
             scales: None,
+            layout: Layout::Var,
             heads: None,
             guided: None,
             tile: 16,

@@ -39,7 +39,7 @@ pub(crate) fn describe(
     // Without phi, one that changes nothing stands for it.
     let n_phi = vae.num_phi.max(1);
     let stem = || out.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
-    let sampling = options.sampling.or(meta.defaults);
+    let sampling = options.sampling.or(meta.defaults).or(options.layout.sampling());
     if let Some(preview) = &meta.preview {
         preview.check(var.cvae)?;
     }
@@ -177,7 +177,7 @@ fn tiers(
         strip: options.strip,
         conv_scratch: options.conv_scratch,
         together: false,
-        keep: varmint_core::Keep::ALL,
+        keep: options.layout.keep(scales.len()),
     }];
     let mut decoders = vec![FULL.to_owned()];
     decoders.extend(options.decoders.iter().map(|d| d.name.clone()));
@@ -197,7 +197,15 @@ fn tiers(
         if all.iter().any(|t| t.name == tier.name) {
             return Err(twice("tier", &tier.name));
         }
-        all.push(tier.row(&all[0], trunks, &decoders, &tokens, budgets)?);
+        let row = tier.row(&all[0], trunks, &decoders, &tokens, budgets)?;
+        let keep = tier.keep.amounts.as_ref();
+        if keep.is_some() && options.layout.own_scale() {
+            return Err(Error::Option(format!(
+                "tier `{}`: keep=: in the layout {} a scale sees itself only, and nothing of it can stay",
+                tier.name, options.layout
+            )));
+        }
+        all.push(row);
     }
     Ok(all)
 }

@@ -9,6 +9,7 @@
 //! one at a time with [`StateDict::need`].
 
 pub mod decoder;
+mod layout;
 mod more;
 pub mod vae;
 pub mod var;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 pub use decoder::DecoderConfig;
+pub use layout::Layout;
 pub use vae::{Phi, VaeConfig};
 pub use var::VarConfig;
 
