@@ -121,8 +121,12 @@ pub(crate) const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier, lay
     let inputs = next_place(shape, tier, s) + c.max_tokens();
     b.add(Buf::Next, product([4, inputs, z]), 1, end);
     let map = product([4, ph, pw, z]);
-    b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
-    b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
+    if c.replace {
+        b.add(Buf::Enlarged, map, 1, end);
+    } else {
+        b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
+        b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
+    }
     let mut k = 0;
     while k < s {
         if k == 0 || tier.trunk(k) != tier.trunk(k - 1) {
@@ -221,7 +225,7 @@ pub(crate) const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
     let end = t0 + d.n_layers() - 1;
     let store = tier.maps.bytes();
     let top = d.levels as usize - 1;
-    let mut c_max = max(z, GROUPS);
+    let mut c_max = max(max(z, d.inner(z)), GROUPS);
     let mut level = 0;
     while level < d.levels as usize {
         c_max = max(c_max, d.width(level));

@@ -10,7 +10,7 @@ use crate::convert::Options;
 use crate::description::{DecoderSizes, Description, Table, TierRow};
 use crate::error::Error;
 use crate::meta::{Defaults, Meta};
-use crate::official::{DecoderConfig, Official, StateDict, VarConfig};
+use crate::official::{DecoderConfig, Layout, Official, StateDict, VarConfig};
 use crate::schedule::schedule;
 use crate::tiers::all_blocks;
 
@@ -37,9 +37,10 @@ pub(crate) fn describe(
     let scale = |&(h, w): &(usize, usize)| Ok((small("scale", h)?, small("scale", w)?));
     let sizes = sizes.iter().map(scale).collect::<Result<Vec<(u16, u16)>, Error>>()?;
     // Without phi, one that changes nothing stands for it.
-    let n_phi = vae.num_phi.max(1);
+    let replace = var.layout == Layout::FlexVar;
+    let n_phi = if replace { 0 } else { vae.num_phi.max(1) };
     let stem = || out.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
-    let sampling = options.sampling.or(meta.defaults).or(options.layout.sampling());
+    let sampling = options.sampling.or(meta.defaults).or(var.layout.sampling(var.depth, &sizes));
     if let Some(preview) = &meta.preview {
         preview.check(var.cvae)?;
     }
@@ -49,7 +50,8 @@ pub(crate) fn describe(
         return Err(Error::Option(m));
     }
     let mut trunks = official.trunks().map(|(_, var)| trunk(var)).collect::<Result<Vec<_>, _>>()?;
-    let scales = schedule(&sizes, n_phi);
+    let mut scales = schedule(&sizes, n_phi);
+    var.layout.draw(&mut scales);
     if let Some(found) = &options.calibration {
         found.check(&trunks, &scales)?;
         let counts = &mut trunks[found.trunk].wide_heads;
@@ -66,9 +68,10 @@ pub(crate) fn describe(
         vocab: var.vocab as u32,
         cvae: var.cvae as u32,
         n_phi: n_phi as u32,
+        replace,
         sampling: sampling_of(sampling)?,
         tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
-        tiers: tiers(options, &trunks, &scales, guided)?,
+        tiers: tiers(options, var.layout, &trunks, &scales, guided)?,
         scales,
         trunks,
         decoders: official.decoders().map(decoder).collect::<Result<_, _>>()?,
@@ -153,6 +156,7 @@ fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSize
         widths: d.widths.iter().map(width).collect::<Result<_, _>>()?,
         blocks: blocks as u32,
         attention: d.attention.iter().enumerate().map(bit).sum(),
+        inner: if d.inner == d.cvae { 0 } else { small("channels of decoder.conv_in", d.inner)? },
         act: 4,
     })
 }
@@ -160,6 +164,7 @@ fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSize
 /// The tiers of a fresh file: every block at every scale, then those that were asked for.
 fn tiers(
     options: &Options,
+    layout: Layout,
     trunks: &[Trunk],
     scales: &[Scale],
     guided: usize,
@@ -177,7 +182,7 @@ fn tiers(
         strip: options.strip,
         conv_scratch: options.conv_scratch,
         together: false,
-        keep: options.layout.keep(scales.len()),
+        keep: layout.keep(scales.len()),
     }];
     let mut decoders = vec![FULL.to_owned()];
     decoders.extend(options.decoders.iter().map(|d| d.name.clone()));
@@ -199,10 +204,10 @@ fn tiers(
         }
         let row = tier.row(&all[0], trunks, &decoders, &tokens, budgets)?;
         let keep = tier.keep.amounts.as_ref();
-        if keep.is_some() && options.layout.own_scale() {
+        if keep.is_some() && layout.own_scale() {
             return Err(Error::Option(format!(
                 "tier `{}`: keep=: in the layout {} a scale sees itself only, and nothing of it can stay",
-                tier.name, options.layout
+                tier.name, layout
             )));
         }
         all.push(row);

@@ -12,7 +12,7 @@ use varmint::plan::Buf;
 use varmint::{Engine, Plan, Request};
 use varmint_core::tensor::{Dtype, Role};
 use varmint_core::{Model, Store};
-use varmint_quant::official::{DecoderConfig, VarConfig};
+use varmint_quant::official::{DecoderConfig, Layout, VarConfig};
 use varmint_quant::quantize::decode;
 use varmint_quant::{Keep, Mapped, Meta, MoreDecoder, Numbers, Options, convert};
 
@@ -31,6 +31,8 @@ fn save(name: &str, tensors: &Tensors) -> PathBuf {
 /// A transformer for the tokens of the golden `dev_a`.
 fn trunk(depth: usize, width: usize, heads: usize) -> VarConfig {
     VarConfig {
+        layout: Layout::Var,
+        positions: None,
         depth,
         width,
         heads,
@@ -51,6 +53,9 @@ fn trunk(depth: usize, width: usize, heads: usize) -> VarConfig {
 fn decoder(widths: &[usize]) -> DecoderConfig {
     DecoderConfig {
         cvae: 8,
+        inner: 8,
+        post_side: 3,
+        split_qkv: false,
         mid_width: widths[widths.len() - 1],
         mid_attention: true,
         widths: widths.to_vec(),

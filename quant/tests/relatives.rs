@@ -61,7 +61,7 @@ fn golden(name: &str, change: impl FnOnce(&mut Options)) -> Mapped {
 
 #[test]
 fn mvar_is_its_reference() {
-    let map = golden("mvar", |o| o.layout = Layout::Mvar);
+    let map = golden("mvar", |o| o.layout = Some(Layout::Mvar));
     let model = Model::parse(&map).unwrap();
     let tier = model.tier_at(0).unwrap();
     assert_eq!((tier.keep.window, tier.keep.window_from), (7, 8));
@@ -72,4 +72,24 @@ fn mvar_is_its_reference() {
         "keys and values of one row of a block at one scale"
     );
     assert_eq!(model.shape.config.sampling.guidance, 1.4);
+}
+
+#[test]
+fn flexvar_is_its_reference() {
+    let map = golden("flexvar", |_| ());
+    let model = Model::parse(&map).unwrap();
+    let c = &model.shape.config;
+    assert!(c.replace && c.n_phi == 0);
+    assert_eq!(model.shape.decoder(0).inner, 16);
+    let greedy: Vec<u16> = (0..12).map(|k| c.scale(k)).filter(|s| s.greedy).map(|s| s.h).collect();
+    assert_eq!(greedy, [7, 9, 11, 17]);
+    assert_eq!((c.scale(10).share, c.scale(11).share), ([10, 9], [1, 1]));
+}
+
+#[test]
+fn hmar_is_its_reference() {
+    let map = golden("hmar", |_| ());
+    let model = Model::parse(&map).unwrap();
+    assert_eq!(model.shape.trunk(0).depth, 3);
+    assert_eq!(model.tier_at(0).unwrap().keep.window, 0);
 }

@@ -342,6 +342,12 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     if !t.together || t.tile < c.max_tokens() {
         return Err(Error::Unsupported("a plan that is not made with varmint_cuda::tier"));
     }
+    if c.replace || (0..c.n_scales()).any(|k| c.scale(k).greedy) {
+        return Err(Error::Unsupported("scales that replace the latent or are greedy (FlexVAR)"));
+    }
+    if shape.decoder(t.decoder).inner != 0 {
+        return Err(Error::Unsupported("a post_quant_conv that changes the number of channels"));
+    }
     if queue::shared_memory() > facts.shared_memory {
         return Err(Error::Unsupported("less than 90 KB of shared memory a block (Turing)"));
     }

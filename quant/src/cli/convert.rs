@@ -104,13 +104,14 @@ pub(crate) struct Args {
     /// Default temperature [default: from --meta, else 1].
     #[arg(long)]
     temperature: Option<f32>,
-    /// Scale sizes, sides or HxW [default: from --meta, else from the weights].
+    /// Scale sizes, sides or HxW; any for flexvar [default: from --meta, else from the weights, else those of
+    /// the 256-pixel models].
     #[arg(long, value_name = "1,2,3,4")]
     scales: Option<String>,
-    /// What kind of transformer it is: var, or mvar, a scale of which sees itself only (its weights look the
-    /// same).
-    #[arg(long, default_value = "var")]
-    layout: Layout,
+    /// What kind of transformer it is: var, mvar, flexvar or hmar. mvar has to be said, since its weights look
+    /// like those of var; the others are known by their keys.
+    #[arg(long)]
+    layout: Option<Layout>,
     /// Attention heads, for weights that do not say (no scale_mul_1H11); not of the refiner, which has
     /// width / 64 then [default: width / 64].
     #[arg(long)]

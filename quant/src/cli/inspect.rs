@@ -61,7 +61,21 @@ fn print(s: &Summary) {
         s => format!("{}x{}", s.h, s.w),
     };
     println!("    size    {}", row(&size));
-    println!("    phi     {}", row(&|k| s.scales[k].phi.to_string()));
+    if s.replace {
+        println!("    latent  the last scale alone");
+    } else {
+        println!("    phi     {}", row(&|k| s.scales[k].phi.to_string()));
+    }
+    if s.scales.iter().any(|s| s.greedy) {
+        println!("    greedy  {}", row(&|k| if s.scales[k].greedy { "yes" } else { "no" }.into()));
+    }
+    if s.scales.iter().any(|s| s.share != [0, 0]) {
+        let share = |k: usize| match s.scales[k].share {
+            [_, 0] => "ramp".to_owned(),
+            [n, d] => format!("{n}/{d}"),
+        };
+        println!("    guided  {}", row(&share));
+    }
     for t in &s.tables {
         let names = if t.labels == 0 { "no names".to_owned() } else { t.first.join(", ") };
         let dots = if t.labels > t.first.len() { ", .." } else { "" };

@@ -24,7 +24,7 @@ fn trunk(depth: u32, heads: u32) -> Trunk {
 }
 
 fn decoder(levels: usize, attention: u32) -> DecoderSizes {
-    DecoderSizes { widths: vec![8; levels], blocks: 1, attention, act: 4 }
+    DecoderSizes { widths: vec![8; levels], blocks: 1, attention, inner: 0, act: 4 }
 }
 
 fn tier(name: &str, scales: &[(u8, u64)]) -> TierRow {
@@ -54,7 +54,7 @@ fn table(name: &str, rows: usize, labels: &[&str]) -> Table {
 
 /// One trunk of one block, one decoder of one level, one tier.
 pub(crate) fn least() -> Description {
-    let scale = |n| Scale { h: n, w: n, phi: 0 };
+    let scale = |n| Scale::new(n, n, 0);
     Description {
         sequence: 1,
         name: "least".to_owned(),
@@ -62,6 +62,7 @@ pub(crate) fn least() -> Description {
         vocab: 2,
         cvae: 1,
         n_phi: 1,
+        replace: false,
         sampling: sampling(1.5),
         scales: vec![scale(1), scale(2)],
         tables: vec![table("class", 2, &[])],
@@ -89,8 +90,9 @@ pub(crate) fn mixed() -> Description {
         vocab: 19,
         cvae: 3,
         n_phi: 2,
+        replace: false,
         sampling: sampling(2.0),
-        scales: sizes.map(|(h, w, phi)| Scale { h, w, phi }).to_vec(),
+        scales: sizes.map(|(h, w, phi)| Scale::new(h, w, phi)).to_vec(),
         tables: vec![table("class", 4, &["heart", "star", "\u{1f600}"]), table("style", 3, &[])],
         trunks: vec![first, refiner],
         decoders: vec![decoder(2, 0b10), decoder(1, 0)],
