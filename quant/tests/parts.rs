@@ -279,8 +279,8 @@ fn what_does_not_fit_is_refused() {
     };
     other("odd", &decoder(&[48, 32]), &["decoder.up.0", "a multiple of 32", "found 48"]);
     other("thin", &decoder(&[12, 32]), &["decoder.up.0", "8, 16, 24 or", "found 12"]);
-    let latent = DecoderConfig { cvae: 4, ..decoder(&[32, 32]) };
-    other("latent", &latent, &["post_quant_conv.weight", "[4, 4, 3, 3]", "[8, 8, 3, 3]"]);
+    let latent = DecoderConfig { cvae: 4, inner: 4, ..decoder(&[32, 32]) };
+    other("latent", &latent, &["post_quant_conv.weight", "[4, 4, 3, 3]", "[4, 8, 3, 3]"]);
     refuse(
         &|o| o.decoders[0].file = parts.drafter.clone(),
         &["no image decoder", "post_quant_conv.weight"],

@@ -1,5 +1,5 @@
-//! The two models of `fixtures/small/`: as few bytes as the format allows, and as many of its features as fit in a few
-//! kilobytes. Their weights are random numbers.
+//! The models of `fixtures/small/`: as few bytes as the format allows, as many of its features as fit in a few kilobytes,
+//! and those that exclude some of these. Their weights are random numbers.
 
 use std::path::Path;
 
@@ -113,6 +113,39 @@ pub(crate) fn mixed() -> Description {
     }
 }
 
+/// Scales that replace the latent, with shares of guidance and greedy draws, one smaller than the one before it; more
+/// channels after the decoder's first convolution; scales that see themselves only.
+pub(crate) fn replaced() -> Description {
+    let scale = |h, w, greedy, share| Scale { greedy, share, ..Scale::new(h, w, 0) };
+    let own = Keep { most: [[0; 16]; 2], ..Keep::ALL };
+    let own = Keep {
+        most: own.most.map(|m| std::array::from_fn(|k| if k < 3 { m[k] } else { u16::MAX })),
+        ..own
+    };
+    Description {
+        sequence: 2,
+        name: "replaced".to_owned(),
+        vocab: 19,
+        cvae: 3,
+        n_phi: 0,
+        replace: true,
+        sampling: sampling(2.0),
+        scales: vec![
+            scale(1, 1, false, [0, 0]),
+            scale(3, 2, true, [7, 5]),
+            scale(2, 3, false, [1, 1]),
+            scale(3, 4, true, [0, 1]),
+        ],
+        trunks: vec![trunk(2, 2)],
+        decoders: vec![DecoderSizes { inner: 5, ..decoder(2, 0b10) }],
+        tiers: vec![
+            tier("all", &[(0, 0b11); 4]),
+            TierRow { keep: own, together: true, ..tier("own", &[(0, 0b11); 4]) },
+        ],
+        ..least()
+    }
+}
+
 /// Every storage that its class allows, somewhere.
 fn any_dtype(spec: &Spec) -> Result<Dtype, Error> {
     let weights = [Dtype::I8, Dtype::I8Wide, Dtype::I4, Dtype::F16, Dtype::F32];
@@ -127,12 +160,13 @@ fn any_dtype(spec: &Spec) -> Result<Dtype, Error> {
     Ok(if spec.allows(wanted) { wanted } else { instead })
 }
 
-/// Writes one of the two, by its name.
+/// Writes one of them, by its name.
 pub(crate) fn write(path: &Path, name: &str) -> Result<u64, Error> {
     match name {
         "least" => {
             fill(path, &least(), |s| varmint_quant::numbers::choose(Numbers::Int8, &[], s, false))
         }
+        "replaced" => fill(path, &replaced(), any_dtype),
         _ => fill(path, &mixed(), any_dtype),
     }
 }
