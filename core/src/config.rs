@@ -37,7 +37,8 @@ pub struct Scale {
     /// Whether its tokens are the most probable ones, whatever the request says (FlexVAR: sides that the model
     /// was not trained for).
     pub greedy: bool,
-    /// Share of the strength of guidance, numerator and denominator; `[0, 0]`: k / (S - 1) at scale k.
+    /// Share of the strength of guidance, numerator and denominator. A file that says nothing means k / (S - 1)
+    /// at scale k.
     pub share: [u8; 2],
 }
 
@@ -205,10 +206,7 @@ impl Config {
 
     /// How strongly scale `k` is guided, of `strength`: a double, which is rounded where it is used.
     pub const fn guidance(&self, strength: f32, k: usize) -> f64 {
-        let (n, d) = match self.scale(k).share {
-            [_, 0] => (k, self.n_scales().saturating_sub(1)),
-            [n, d] => (n as usize, d as usize),
-        };
+        let [n, d] = self.scale(k).share;
         strength as f64 * n as f64 / d as f64
     }
 
@@ -289,7 +287,7 @@ impl Config {
         let mut tokens = 0usize;
         while k < MAX_SCALES {
             let o = 64 + 8 * k;
-            let s = Scale {
+            let mut s = Scale {
                 h: u16_at(b, o),
                 w: u16_at(b, o + 2),
                 phi: u8_at(b, o + 4),
@@ -307,6 +305,9 @@ impl Config {
                     return bad(Fault::Schedule, at + o + 4);
                 }
                 tokens += s.tokens();
+                if s.share[1] == 0 {
+                    s.share = [k as u8, n_scales as u8 - 1];
+                }
             } else if s.h != 0 || s.w != 0 || s.phi != 0 || s.greedy || s.share[1] != 0 {
                 return bad(Fault::Schedule, at + o);
             }

@@ -14,7 +14,7 @@
 
 use crate::bytes::up;
 use crate::error::Error;
-use crate::host::{Host, Job, nums, split};
+use crate::host::{CopyChecked, Host, Job, nums, split};
 use crate::lifetimes::{next_place, second_row};
 use crate::ops::{Ops, Taps};
 use crate::plan::{ARENA_ALIGN, Buf};
@@ -52,18 +52,6 @@ fn enlarge(from: &[f32], n: usize, p: usize, inner: usize, out: &mut [f32]) {
             *o = a * wa + b * wb + c * wc + e * we;
         }
     }
-}
-
-/// Resizes `[h, w, z]` to `[ph, pw, z]`; `half` takes what is resized along the rows.
-fn resize(
-    from: &[f32],
-    (h, w, z): (usize, usize, usize),
-    half: &mut [f32],
-    (ph, pw): (usize, usize),
-    out: &mut [f32],
-) {
-    widen(from, (w, z), half, pw);
-    enlarge(half, h, ph, pw * z, out);
 }
 
 /// Resizes the rows of `[.., w, z]` to `[.., pw, z]`.
@@ -138,28 +126,29 @@ impl<O: Ops> Host<'_, O> {
         for (code, &t) in pieces_mut(codes, z).zip(tokens) {
             codebook.add_row(t as usize, code);
         }
-        if c.replace {
-            let half = nums::<f32>(enlarged)?;
-            resize(codes, (h, w, z), half, (ph, pw), f_hat);
-            if scale + 1 < c.n_scales() {
-                let n = c.scale(scale + 1);
-                let (nh, nw) = (n.h as usize, n.w as usize);
-                // The codes may lie where the input goes: they are read before it is written.
-                widen(codes, (w, z), half, nw);
-                let next = next.get_mut(place(scale + 1)..).ok_or(Error::PlanMismatch)?;
-                enlarge(half, h, nh, nw * z, next);
-            }
-            return Ok(());
-        }
+        let goes_on = scale + 1 < c.n_scales();
+        let n = c.scale(scale + 1);
+        let (nh, nw) = (n.h as usize, n.w as usize);
         let (big, half) = split(enlarged, up(4 * ph * pw * z, ARENA_ALIGN))?;
         let (big, half) = (nums::<f32>(big)?, nums::<f32>(half)?);
         let big = part_mut(big, 0, ph * pw * z);
-        if scale + 1 < c.n_scales() {
-            resize(codes, (h, w, z), half, (ph, pw), big);
+        if goes_on {
+            widen(codes, (w, z), half, pw);
+            enlarge(half, h, ph, pw * z, big);
         } else {
             for (o, &v) in big.iter_mut().zip(codes.iter()) {
                 *o = v;
             }
+        }
+        if c.replace {
+            f_hat.copy_from_slice_checked(big);
+            // The codes may lie where the next input goes: this is the last look at them.
+            widen(codes, (w, z), half, nw);
+            if goes_on {
+                let next = next.get_mut(place(scale + 1)..).ok_or(Error::PlanMismatch)?;
+                enlarge(half, h, nh, nw * z, next);
+            }
+            return Ok(());
         }
 
         let phi = job.model.phi(s.phi as usize);
@@ -192,10 +181,9 @@ impl<O: Ops> Host<'_, O> {
             }
         }
 
-        if scale + 1 < c.n_scales() {
-            let n = c.scale(scale + 1);
+        if goes_on {
             let next = next.get_mut(place(scale + 1)..).ok_or(Error::PlanMismatch)?;
-            reduce(f_hat, (ph, pw, z), (n.h as usize, n.w as usize), next);
+            reduce(f_hat, (ph, pw, z), (nh, nw), next);
         }
         Ok(())
     }

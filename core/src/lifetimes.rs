@@ -121,12 +121,8 @@ pub(crate) const fn transformer(b: &mut Builder, shape: &Shape, tier: &Tier, lay
     let inputs = next_place(shape, tier, s) + c.max_tokens();
     b.add(Buf::Next, product([4, inputs, z]), 1, end);
     let map = product([4, ph, pw, z]);
-    if c.replace {
-        b.add(Buf::Enlarged, map, 1, end);
-    } else {
-        b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
-        b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
-    }
+    b.add(Buf::Enlarged, up(map, ARENA_ALIGN).saturating_add(map), 1, end);
+    b.add(Buf::PhiStrip, 4 * (3 * (pw + 2) * z + pw * z), 1, end);
     let mut k = 0;
     while k < s {
         if k == 0 || tier.trunk(k) != tier.trunk(k - 1) {

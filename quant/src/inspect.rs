@@ -45,7 +45,7 @@ pub struct ScaleInfo {
     pub phi: u8,
     /// Whether its tokens are the most probable ones.
     pub greedy: bool,
-    /// Share of the strength of guidance: numerator, denominator; zeros for k / (S - 1).
+    /// Share of the strength of guidance: numerator, denominator.
     pub share: [u8; 2],
 }
 

@@ -69,12 +69,11 @@ fn print(s: &Summary) {
     if s.scales.iter().any(|s| s.greedy) {
         println!("    greedy  {}", row(&|k| if s.scales[k].greedy { "yes" } else { "no" }.into()));
     }
-    if s.scales.iter().any(|s| s.share != [0, 0]) {
-        let share = |k: usize| match s.scales[k].share {
-            [_, 0] => "ramp".to_owned(),
-            [n, d] => format!("{n}/{d}"),
-        };
-        println!("    guided  {}", row(&share));
+    let last = s.scales.len() - 1;
+    let share = |k: usize| s.scales[k].share.map(usize::from);
+    if (0..=last).any(|k| share(k) != [k, last]) {
+        let text = |k: usize| format!("{}/{}", share(k)[0], share(k)[1]);
+        println!("    guided  {}", row(&text));
     }
     for t in &s.tables {
         let names = if t.labels == 0 { "no names".to_owned() } else { t.first.join(", ") };
