@@ -418,6 +418,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn relatives_are_refused_with_a_reason() {
+        let file = ModelFile::open("../../fixtures/small/replaced.vmt").unwrap();
+        let model = file.model().unwrap();
+        let plan = Plan::new(&model.shape, &tier(&model, &model.tier_at(0).unwrap())).unwrap();
+        match check(&model, &plan, &h200()) {
+            Err(Error::Unsupported(why)) => assert!(why.contains("FlexVAR"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// The shipped models run in every tier but those that drop tokens, by kernels that were tried; others say why not.
     #[test]
     fn what_runs_is_known_without_a_gpu() {
