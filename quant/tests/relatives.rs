@@ -289,3 +289,22 @@ fn shared_modulation_is_its_reference() {
     let map = golden("shared", |_| ());
     assert!(Model::parse(&map).unwrap().shape.trunk(0).shared_aln);
 }
+
+/// In int8 the first scale's logits, which no token has changed yet, are close.
+#[test]
+fn int8_is_close() {
+    for (name, layout) in [("mvar", Some(Layout::Mvar)), ("flexvar", None), ("hmar", None)] {
+        let path = fixture(&format!("goldens/{name}/golden.safetensors"));
+        let golden = Golden::open(&path).unwrap();
+        let map = convert_tensors(&format!("{name}-int8"), &weights(name), |o| {
+            (o.numbers, o.layout) = (Numbers::Int8, layout);
+            o.scales = squares(golden.config.patch_nums.iter().copied());
+        })
+        .unwrap();
+        let model = Model::parse(&map).unwrap();
+        let tier = model.tier_at(0).unwrap();
+        let rows = golden.compare(&model, &tier, Cpu::detect(), Tolerance::default()).unwrap().rows;
+        let first = rows.iter().find(|r| r.name == "s0.logits_cfg").unwrap();
+        assert!(first.relative > 0.0 && first.relative < 0.05, "{name}: {first:?}");
+    }
+}
