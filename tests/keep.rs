@@ -159,6 +159,42 @@ fn nothing_kept_is_a_scale_that_sees_itself() {
     assert_eq!(image(&model, &near, Cpu::detect(), request(&model, 7)), run(&near));
 }
 
+/// Scales that replace the latent: the same picture in every tile and on every kernel; at greedy scales it does not
+/// depend on the seed, at others it does.
+#[test]
+fn replaced_latents() {
+    let file = ModelFile::open("fixtures/small/replaced.vmt").unwrap();
+    let model = file.model().unwrap();
+    let c = &model.shape.config;
+    let run = |tier: &Tier, seed, top_k| {
+        let mut r = request(&model, seed);
+        (r.labels[0], r.sampling.top_k) = (Some(0), top_k);
+        let plan = plan(&model, tier);
+        let one = image(&model, &plan, Scalar, r);
+        assert!(image(&model, &plan, Cpu::detect(), r) == one, "{}", tier.name());
+        one.tokens
+    };
+    for tier in model.tiers() {
+        let part =
+            |tokens: &[u16], k: usize| tokens[c.tokens_before(k)..c.tokens_before(k + 1)].to_vec();
+        let greedy = run(&tier, 0, 1);
+        let all: Vec<_> = (0..20).map(|seed| run(&tier, seed, 0)).collect();
+        assert!(all.iter().any(|t| part(t, 0) != part(&greedy, 0)), "{}", tier.name());
+        // What a greedy scale draws depends on the scales before it alone.
+        for a in &all {
+            for b in all.iter().filter(|b| part(b, 0) == part(a, 0)) {
+                assert_eq!(part(a, 1), part(b, 1), "{}", tier.name());
+            }
+        }
+        assert!(
+            all.iter().any(|t| part(t, 0) == part(&greedy, 0) && part(t, 2) != part(&greedy, 2))
+        );
+        for other in [1, 5] {
+            assert_eq!(run(&but(tier, |t| t.tile = other), 3, 0), all[3], "{}", tier.name());
+        }
+    }
+}
+
 /// What one scale alone needs (a choice, a neighbourhood) has a place in the arena at that scale alone.
 #[test]
 fn a_rule_for_one_scale_disturbs_no_other() {

@@ -34,10 +34,21 @@ pub struct Scale {
     pub w: u16,
     /// Which phi convolution smooths it.
     pub phi: u8,
+    /// Whether its tokens are the most probable ones, whatever the request says (FlexVAR: sides that the model
+    /// was not trained for).
+    pub greedy: bool,
+    /// Share of the strength of guidance, numerator and denominator. A file that says nothing means k / (S - 1)
+    /// at scale k.
+    pub share: [u8; 2],
 }
 
 impl Scale {
-    const NONE: Self = Self { h: 0, w: 0, phi: 0 };
+    const NONE: Self = Self::new(0, 0, 0);
+
+    /// A map of this size, drawn as VAR does.
+    pub const fn new(h: u16, w: u16, phi: u8) -> Self {
+        Self { h, w, phi, greedy: false, share: [0, 0] }
+    }
 
     /// Tokens of the scale.
     pub const fn tokens(self) -> usize {
@@ -84,8 +95,11 @@ pub struct Config {
     pub vocab: u32,
     /// Channels of the latent.
     pub cvae: u32,
-    /// Phi convolutions.
+    /// Phi convolutions; none where `replace`.
     pub n_phi: u32,
+    /// Whether a scale is the whole latent at its size, in the place of the one before it (FlexVAR), and not a
+    /// residual that is added.
+    pub replace: bool,
     /// Defaults for a request.
     pub sampling: Sampling,
     n_scales: u8,
@@ -125,6 +139,8 @@ pub struct Decoder {
     pub blocks: u32,
     /// Bit i: every block of level i is followed by attention.
     pub attention: u32,
+    /// Channels between `post_quant_conv` and `conv_in`; 0: those of the latent.
+    pub inner: u32,
     /// Bytes of the widest input of a weight: 4 (float), 2 (12 bits) or 1 (8 bits).
     pub act: u32,
     /// Channels per level.
@@ -188,6 +204,12 @@ impl Config {
         if t < MAX_TABLES { self.tables[t] } else { Table { rows: 0, labelled: false } }
     }
 
+    /// How strongly scale `k` is guided, of `strength`: a double, which is rounded where it is used.
+    pub const fn guidance(&self, strength: f32, k: usize) -> f64 {
+        let [n, d] = self.scale(k).share;
+        strength as f64 * n as f64 / d as f64
+    }
+
     /// The largest map: the last scale, whose size the latent has.
     pub const fn latent(&self) -> Scale {
         self.scale(self.n_scales().saturating_sub(1))
@@ -242,14 +264,18 @@ impl Config {
         if n_scales == 0 || n_scales as usize > MAX_SCALES {
             return bad(Fault::Schedule, at + 8);
         }
-        if n_phi == 0 || n_phi as usize > MAX_SCALES {
+        let replace = u8_at(b, 48) == 1;
+        if (n_phi == 0) != replace || n_phi as usize > MAX_SCALES {
             return bad(Fault::Config, at + 12);
+        }
+        if u8_at(b, 48) > 1 {
+            return bad(Fault::Config, at + 48);
         }
         if n_tables == 0 || n_tables as usize > MAX_TABLES {
             return bad(Fault::Config, at + 16);
         }
         // Reserved: zero, so that a later version can give them a meaning.
-        let mut z = 48;
+        let mut z = 49;
         while z < CONFIG_BYTES {
             if u8_at(b, z) != 0 {
                 return bad(Fault::Config, at + z);
@@ -261,19 +287,28 @@ impl Config {
         let mut tokens = 0usize;
         while k < MAX_SCALES {
             let o = 64 + 8 * k;
-            let s = Scale { h: u16_at(b, o), w: u16_at(b, o + 2), phi: u8_at(b, o + 4) };
-            if u8_at(b, o + 5) != 0 || u16_at(b, o + 6) != 0 {
+            let mut s = Scale {
+                h: u16_at(b, o),
+                w: u16_at(b, o + 2),
+                phi: u8_at(b, o + 4),
+                greedy: u8_at(b, o + 5) == 1,
+                share: [u8_at(b, o + 6), u8_at(b, o + 7)],
+            };
+            if u8_at(b, o + 5) > 1 || s.share[1] == 0 && s.share[0] != 0 {
                 return bad(Fault::Schedule, at + o + 5);
             }
             if k < n_scales as usize {
                 if s.h == 0 || s.w == 0 || s.h > 256 || s.w > 256 {
                     return bad(Fault::Schedule, at + o);
                 }
-                if s.phi as u32 >= n_phi {
+                if s.phi as u32 >= n_phi && !(replace && s.phi == 0) {
                     return bad(Fault::Schedule, at + o + 4);
                 }
                 tokens += s.tokens();
-            } else if s.h != 0 || s.w != 0 || s.phi != 0 {
+                if s.share[1] == 0 {
+                    s.share = [k as u8, n_scales as u8 - 1];
+                }
+            } else if s.h != 0 || s.w != 0 || s.phi != 0 || s.greedy || s.share[1] != 0 {
                 return bad(Fault::Schedule, at + o);
             }
             scales[k] = s;
@@ -310,6 +345,7 @@ impl Config {
             vocab,
             cvae,
             n_phi,
+            replace,
             sampling,
             n_scales: n_scales as u8,
             n_tables: n_tables as u8,
@@ -391,12 +427,18 @@ impl Trunk {
 }
 
 impl Decoder {
-    const NONE: Self = Self { levels: 0, blocks: 0, attention: 0, act: 4, widths: [0; MAX_LEVELS] };
+    const NONE: Self =
+        Self { levels: 0, blocks: 0, attention: 0, inner: 0, act: 4, widths: [0; MAX_LEVELS] };
 
     /// Channels of level `i`; 0 past the end.
     #[allow(clippy::indexing_slicing, reason = "guarded; const fn has no `get`")]
     pub const fn width(&self, i: usize) -> usize {
         if i < MAX_LEVELS { self.widths[i] as usize } else { 0 }
+    }
+
+    /// Channels that `post_quant_conv` makes of a latent of so many.
+    pub const fn inner(&self, latent: usize) -> usize {
+        if self.inner == 0 { latent } else { self.inner as usize }
     }
 
     /// Channels at latent resolution.
@@ -419,7 +461,8 @@ impl Decoder {
         let mut d = Self {
             levels: u32_at(b, 0),
             blocks: u32_at(b, 4),
-            attention: u32_at(b, 8),
+            attention: u16_at(b, 8) as u32,
+            inner: u16_at(b, 10) as u32,
             act: u32_at(b, 12),
             widths: [0; MAX_LEVELS],
         };
@@ -431,6 +474,9 @@ impl Decoder {
         }
         if d.attention >> d.levels != 0 {
             return bad(Fault::Config, at + 8);
+        }
+        if d.inner > 4096 {
+            return bad(Fault::Config, at + 10);
         }
         if !matches!(d.act, 1 | 2 | 4) {
             return bad(Fault::Config, at + 12);

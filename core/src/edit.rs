@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     const fn square(side: u16) -> Scale {
-        Scale { h: side, w: side, phi: 0 }
+        Scale::new(side, side, 0)
     }
 
     fn shown(mask: &[bool], latent: u16, scale: u16) -> std::vec::Vec<std::string::String> {

@@ -107,6 +107,10 @@ impl Sizes {
         let (stem, cvae) = (u16_at(header, 24) as usize, u16_at(header, 26) as usize);
         let record = slice(header, SIZES_AT, DECODER_BYTES).unwrap_or(&[]);
         let levels = Decoder::parse(record, SIZES_AT)?;
+        // Of decoders only.
+        if levels.inner != 0 {
+            return Err(Error::file(Fault::Config, SIZES_AT + 10));
+        }
         if !Decoder::is_width(stem) {
             return Err(Error::file(Fault::Config, 24));
         }

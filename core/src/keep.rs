@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn grids_stand_in_the_middle() {
-        let map = |n| Scale { h: n, w: n, phi: 0 };
+        let map = |n| Scale::new(n, n, 0);
         let line = |n: usize, want: &[usize]| {
             assert!((0..n).filter(|&i| on_line(n, 4, i)).eq(want.iter().copied()), "{n}");
         };
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn neighbourhoods_are_shifted_inside() {
-        let map = Scale { h: 13, w: 16, phi: 0 };
+        let map = Scale::new(13, 16, 0);
         assert_eq!(neighbourhood(map, 7, 0), (0, 0, 7, 7));
         assert_eq!(neighbourhood(map, 7, 6 * 16 + 8), (3, 5, 7, 7));
         assert_eq!(neighbourhood(map, 7, 12 * 16 + 15), (6, 9, 7, 7));
-        assert_eq!(neighbourhood(Scale { h: 3, w: 3, phi: 0 }, 7, 4), (0, 0, 3, 3));
+        assert_eq!(neighbourhood(Scale::new(3, 3, 0), 7, 4), (0, 0, 3, 3));
     }
 
     #[test]

@@ -4,14 +4,21 @@
 //! f_hat += phi_k( bicubic(codebook[tokens] -> P) )        the last scale is not enlarged
 //! next   = area(f_hat -> size of the next scale)
 //! ```
+//!
+//! Where a scale replaces the latent (FlexVAR), f_hat is its map alone, to look at until the last one is there:
+//!
+//! ```text
+//! f_hat  = bicubic(codebook[tokens] -> P)
+//! next   = bicubic(codebook[tokens] -> size of the next scale)
+//! ```
 
 use crate::bytes::up;
 use crate::error::Error;
-use crate::host::{Host, Job, nums, split};
+use crate::host::{CopyChecked, Host, Job, nums, split};
 use crate::lifetimes::{next_place, second_row};
 use crate::ops::{Ops, Taps};
 use crate::plan::{ARENA_ALIGN, Buf};
-use crate::slices::{div, part, part_mut, pieces_mut, place};
+use crate::slices::{div, part, part_mut, pieces, pieces_mut, place};
 use crate::tensor::Data;
 
 /// The four bicubic weights (a = -0.75) at distance `t` in 0..1 from the second tap.
@@ -44,6 +51,13 @@ fn enlarge(from: &[f32], n: usize, p: usize, inner: usize, out: &mut [f32]) {
         for (o, (((&a, &b), &c), &e)) in out.iter_mut().zip(rows) {
             *o = a * wa + b * wb + c * wc + e * we;
         }
+    }
+}
+
+/// Resizes the rows of `[.., w, z]` to `[.., pw, z]`.
+fn widen(from: &[f32], (w, z): (usize, usize), out: &mut [f32], pw: usize) {
+    for (from, out) in pieces(from, w * z).zip(pieces_mut(out, pw * z)) {
+        enlarge(from, w, pw, z, out);
     }
 }
 
@@ -104,10 +118,6 @@ impl<O: Ops> Host<'_, O> {
         let bufs = [Buf::FHat, Buf::Tokens, Buf::Next, Buf::Enlarged, Buf::PhiStrip];
         let [f_hat, tokens, next, enlarged, strip] = self.arena.take(job.plan, bufs)?;
         let (f_hat, next) = (nums::<f32>(f_hat)?, nums::<f32>(next)?);
-        let (big, half) = split(enlarged, up(4 * ph * pw * z, ARENA_ALIGN))?;
-        let (big, half) = (nums::<f32>(big)?, nums::<f32>(half)?);
-        let big = part_mut(big, 0, ph * pw * z);
-
         let tokens = part(nums::<u16>(tokens)?, c.tokens_before(scale), s.tokens());
         let place = |k| next_place(&job.model.shape, &job.plan.tier, k) * z;
         let codes = part_mut(next, place(c.n_scales()), h * w * z);
@@ -116,16 +126,29 @@ impl<O: Ops> Host<'_, O> {
         for (code, &t) in pieces_mut(codes, z).zip(tokens) {
             codebook.add_row(t as usize, code);
         }
-        if scale + 1 < c.n_scales() {
-            for y in 0..h {
-                let row = part(codes, y * w * z, w * z);
-                enlarge(row, w, pw, z, part_mut(half, y * pw * z, pw * z));
-            }
+        let goes_on = scale + 1 < c.n_scales();
+        let n = c.scale(scale + 1);
+        let (nh, nw) = (n.h as usize, n.w as usize);
+        let (big, half) = split(enlarged, up(4 * ph * pw * z, ARENA_ALIGN))?;
+        let (big, half) = (nums::<f32>(big)?, nums::<f32>(half)?);
+        let big = part_mut(big, 0, ph * pw * z);
+        if goes_on {
+            widen(codes, (w, z), half, pw);
             enlarge(half, h, ph, pw * z, big);
         } else {
             for (o, &v) in big.iter_mut().zip(codes.iter()) {
                 *o = v;
             }
+        }
+        if c.replace {
+            f_hat.copy_from_slice_checked(big);
+            // The codes may lie where the next input goes: this is the last look at them.
+            widen(codes, (w, z), half, nw);
+            if goes_on {
+                let next = next.get_mut(place(scale + 1)..).ok_or(Error::PlanMismatch)?;
+                enlarge(half, h, nh, nw * z, next);
+            }
+            return Ok(());
         }
 
         let phi = job.model.phi(s.phi as usize);
@@ -158,10 +181,9 @@ impl<O: Ops> Host<'_, O> {
             }
         }
 
-        if scale + 1 < c.n_scales() {
-            let n = c.scale(scale + 1);
+        if goes_on {
             let next = next.get_mut(place(scale + 1)..).ok_or(Error::PlanMismatch)?;
-            reduce(f_hat, (ph, pw, z), (n.h as usize, n.w as usize), next);
+            reduce(f_hat, (ph, pw, z), (nh, nw), next);
         }
         Ok(())
     }

@@ -238,7 +238,7 @@ pub(crate) const fn decoder(b: &mut Builder, shape: &Shape, tier: &Tier) {
     let end = t0 + d.n_layers() - 1;
     let store = tier.maps.bytes();
     let top = d.levels as usize - 1;
-    let mut c_max = max(z, GROUPS);
+    let mut c_max = max(max(z, d.inner(z)), GROUPS);
     let mut level = 0;
     while level < d.levels as usize {
         c_max = max(c_max, d.width(level));

@@ -1,7 +1,7 @@
 //! Guidance and the draw of one token (official `models/helpers.py`, `models/var.py`).
 //!
 //! ```text
-//! g = (1 + t) a - t b,   t = guidance * k / (S - 1)
+//! g = (1 + t) a - t b,   t = guidance * k / (S - 1), or times the scale's share
 //! keep the top k (ties stay), then the smallest set whose mass exceeds top_p
 //! token = argmax over the kept of g / temperature + Gumbel(seed, scale, token, entry)
 //! ```
@@ -31,7 +31,7 @@ impl<O: Ops> Host<'_, O> {
         let (cond, null) = split(logits, HEAD_TILE * v)?;
         if job.plan.tier.rows(scale) == 2 && c.n_scales() > 1 {
             // As the official code: the strength is a double, rounded at the multiplication.
-            let t = job.request.sampling.guidance as f64 * scale as f64 / (c.n_scales() - 1) as f64;
+            let t = c.guidance(job.request.sampling.guidance, scale);
             let (a, b) = ((1.0 + t) as f32, t as f32);
             for (x, &y) in part_mut(cond, 0, n * v).iter_mut().zip(null.iter()) {
                 *x = a * *x - b * y;
@@ -40,12 +40,16 @@ impl<O: Ops> Host<'_, O> {
         let scratch = nums::<f32>(scratch)?;
         let first = c.tokens_before(scale) + at;
         let out = part_mut(nums::<u16>(tokens)?, first, n);
+        let mut sampling = job.request.sampling;
+        if c.scale(scale).greedy {
+            sampling.top_k = 1;
+        }
         for (i, (token, logits)) in out.iter_mut().zip(pieces(cond, v)).enumerate() {
             *token = match job.request.given(first + i) {
                 Some(given) => given,
                 None => {
                     let rng = TokenRng::new(job.request.seed, scale, at + i);
-                    draw(logits, &job.request.sampling, rng, part_mut(scratch, 0, v)) as u16
+                    draw(logits, &sampling, rng, part_mut(scratch, 0, v)) as u16
                 }
             };
         }

@@ -319,8 +319,10 @@ impl Stage {
             }
             Self::Draw { scale, at } => tile_len(c.scale(scale).tokens(), at, HEAD_TILE) * v,
             Self::Fold { scale } => {
+                // Enlarged, or enlarged twice; the last scale has its size already.
                 let up = if scale + 1 < c.n_scales() { 8 } else { 0 };
-                latent.tokens() as u64 * z * (9 * z + up)
+                let other = if c.replace { 8 } else { 9 * z };
+                latent.tokens() as u64 * z * (other + up)
             }
             Self::Decode { layer, pass, y } => {
                 let (kind, level) = shape.decoder(tier.decoder).layer(z as usize, layer);

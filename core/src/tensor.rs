@@ -401,10 +401,10 @@ impl Decoder {
     /// Layer `at` (execution order) and the level of its input; the output layer past the end.
     pub const fn layer(&self, latent: usize, at: usize) -> (Layer, usize) {
         let top = self.levels as usize - 1;
-        let w = self.top();
+        let (w, inner) = (self.top(), self.inner(latent));
         match at {
-            0 => return (Layer::Conv { cin: latent, cout: latent }, top),
-            1 => return (Layer::Conv { cin: latent, cout: w }, top),
+            0 => return (Layer::Conv { cin: latent, cout: inner }, top),
+            1 => return (Layer::Conv { cin: inner, cout: w }, top),
             2 | 4 => return (Layer::Res { cin: w, cout: w }, top),
             3 => return (Layer::Attention { c: w }, top),
             _ => {}

@@ -235,7 +235,7 @@ mod tests {
             act: 4,
             wide_heads: [0; varmint_core::config::MAX_DEPTH],
         };
-        let scales = [1, 2].map(|n| Scale { h: n, w: n, phi: 0 });
+        let scales = [1, 2].map(|n| Scale::new(n, n, 0));
         let good = Calibration {
             model: "m".into(),
             method: Method::Heads,

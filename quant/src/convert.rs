@@ -18,7 +18,7 @@ use crate::describe::describe;
 use crate::error::Error;
 use crate::meta::{Defaults, Embedded, Meta, Side};
 use crate::numbers::{Keep, Numbers, choose};
-use crate::official::{Hints, Official};
+use crate::official::{Hints, Layout, Official};
 use crate::origin::{Origin, origins, values};
 use crate::permute::{order, permute};
 use crate::quantize::{decode, encode, snr_db, view};
@@ -46,6 +46,8 @@ pub struct Options {
     pub sampling: Defaults,
     /// Scale sizes (height, width); else those of `meta`, else those of the weights.
     pub scales: Option<Vec<(usize, usize)>>,
+    /// What kind of transformer the weights are; else what their keys say.
+    pub layout: Option<Layout>,
     /// Attention heads, where the weights do not say; else C / 64.
     pub heads: Option<usize>,
     /// Scales that are guided; else all.
@@ -82,6 +84,7 @@ impl Options {
             licence: None,
             sampling: Defaults::default(),
             scales: None,
+            layout: None,
             heads: None,
             guided: None,
             tile: None,
@@ -176,7 +179,8 @@ pub fn convert(
         .or_else(|| meta.scale_sizes.as_ref().map(sizes))
         .or_else(|| embedded.patch_nums.as_ref().map(sizes));
     let heads = options.heads.or(embedded.heads);
-    let mut official = Official::find(&files, &Hints { scales, heads, ..Hints::default() })?;
+    let hints = Hints { layout: options.layout, scales, heads, ..Hints::default() };
+    let mut official = Official::find(&files, &hints)?;
     for file in &refiner {
         official.add_refiner(file, Embedded::read(file.path()).heads)?;
     }

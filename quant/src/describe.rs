@@ -10,7 +10,7 @@ use crate::convert::Options;
 use crate::description::{DecoderSizes, Description, Table, TierRow};
 use crate::error::Error;
 use crate::meta::{Defaults, Meta};
-use crate::official::{DecoderConfig, Official, StateDict, VarConfig};
+use crate::official::{DecoderConfig, Layout, Official, StateDict, VarConfig};
 use crate::schedule::schedule;
 use crate::tiers::all_blocks;
 
@@ -37,9 +37,10 @@ pub(crate) fn describe(
     let scale = |&(h, w): &(usize, usize)| Ok((small("scale", h)?, small("scale", w)?));
     let sizes = sizes.iter().map(scale).collect::<Result<Vec<(u16, u16)>, Error>>()?;
     // Without phi, one that changes nothing stands for it.
-    let n_phi = vae.num_phi.max(1);
+    let replace = var.layout == Layout::FlexVar;
+    let n_phi = if replace { 0 } else { vae.num_phi.max(1) };
     let stem = || out.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
-    let sampling = options.sampling.or(meta.defaults);
+    let sampling = options.sampling.or(meta.defaults).or(var.layout.sampling(var.depth, &sizes));
     if let Some(preview) = &meta.preview {
         preview.check(var.cvae)?;
     }
@@ -49,7 +50,8 @@ pub(crate) fn describe(
         return Err(Error::Option(m));
     }
     let mut trunks = official.trunks().map(|(_, var)| trunk(var)).collect::<Result<Vec<_>, _>>()?;
-    let scales = schedule(&sizes, n_phi);
+    let mut scales = schedule(&sizes, n_phi);
+    var.layout.draw(&mut scales);
     if let Some(found) = &options.calibration {
         found.check(&trunks, &scales)?;
         let counts = &mut trunks[found.trunk].wide_heads;
@@ -67,9 +69,10 @@ pub(crate) fn describe(
         vocab: var.vocab as u32,
         cvae: var.cvae as u32,
         n_phi: n_phi as u32,
+        replace,
         sampling: sampling_of(sampling)?,
         tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
-        tiers: tiers(options, (&trunks, &decoders), &scales, guided)?,
+        tiers: tiers(options, var.layout, (&trunks, &decoders), &scales, guided)?,
         scales,
         trunks,
         decoders,
@@ -154,6 +157,7 @@ fn decoder((weights, d): (&StateDict<'_>, &DecoderConfig)) -> Result<DecoderSize
         widths: d.widths.iter().map(width).collect::<Result<_, _>>()?,
         blocks: blocks as u32,
         attention: d.attention.iter().enumerate().map(bit).sum(),
+        inner: if d.inner == d.cvae { 0 } else { small("channels of decoder.conv_in", d.inner)? },
         act: 4,
     })
 }
@@ -175,6 +179,7 @@ fn largest_map(decoders: &[DecoderSizes], scales: &[Scale]) -> usize {
 /// The tiers of a fresh file: every block at every scale, then those that were asked for.
 fn tiers(
     options: &Options,
+    layout: Layout,
     (trunks, decoders): (&[Trunk], &[DecoderSizes]),
     scales: &[Scale],
     guided: usize,
@@ -196,7 +201,7 @@ fn tiers(
             1 << 20
         }),
         together: false,
-        keep: varmint_core::Keep::ALL,
+        keep: layout.keep(scales.len()),
     }];
     let mut names = vec![FULL.to_owned()];
     names.extend(options.decoders.iter().map(|d| d.name.clone()));
@@ -216,7 +221,15 @@ fn tiers(
         if all.iter().any(|t| t.name == tier.name) {
             return Err(twice("tier", &tier.name));
         }
-        all.push(tier.row(&all[0], trunks, &names, &tokens, budgets)?);
+        let row = tier.row(&all[0], trunks, &names, &tokens, budgets)?;
+        let keep = tier.keep.amounts.as_ref();
+        if keep.is_some() && layout.own_scale() {
+            return Err(Error::Option(format!(
+                "tier `{}`: keep=: in the layout {} a scale sees itself only, and nothing of it can stay",
+                tier.name, layout
+            )));
+        }
+        all.push(row);
     }
     Ok(all)
 }

@@ -30,6 +30,8 @@ pub struct DecoderSizes {
     pub blocks: u32,
     /// Bit i: every block of level i is followed by attention.
     pub attention: u32,
+    /// Channels between `post_quant_conv` and `conv_in`; 0: those of the latent.
+    pub inner: u16,
     /// Bytes of the widest input of a weight: 4, 2 or 1. [`crate::write::write`] sets it.
     pub act: u32,
 }
@@ -74,8 +76,10 @@ pub struct Description {
     pub vocab: u32,
     /// Channels of the latent.
     pub cvae: u32,
-    /// Phi convolutions.
+    /// Phi convolutions; none where `replace`.
     pub n_phi: u32,
+    /// Whether a scale replaces the latent and is not added to it.
+    pub replace: bool,
     /// Defaults for a request.
     pub sampling: Sampling,
     /// The schedule.
@@ -168,6 +172,12 @@ impl Description {
         at_most("image decoders", self.decoders.len(), MAX_DECODERS)?;
         for d in &self.decoders {
             at_most("decoder levels", d.widths.len(), MAX_LEVELS)?;
+            // What the core refuses must not look good for lack of bits.
+            at_most(
+                "levels with attention",
+                d.attention.checked_ilog2().map_or(0, |n| n as usize + 1),
+                16,
+            )?;
         }
         for t in &self.tiers {
             at_most("characters of a tier's name", t.name.len(), 16)?;
@@ -189,9 +199,12 @@ impl Description {
         r.u32(20, self.trunks.len() as u32).u32(24, self.decoders.len() as u32);
         r.u32(28, self.tiers.len() as u32);
         let s = &self.sampling;
+        r.put(48, &[u8::from(self.replace)]);
         r.f32(32, s.guidance).u32(36, s.top_k).f32(40, s.top_p).f32(44, s.temperature);
         for (k, s) in self.scales.iter().enumerate() {
-            r.u16(64 + 8 * k, s.h).u16(66 + 8 * k, s.w).put(68 + 8 * k, &[s.phi]);
+            let [n, d] = s.share;
+            r.u16(64 + 8 * k, s.h).u16(66 + 8 * k, s.w);
+            r.put(68 + 8 * k, &[s.phi, u8::from(s.greedy), n, d]);
         }
         for (t, table) in self.tables.iter().enumerate() {
             r.u32(192 + 8 * t, table.rows as u32);
@@ -227,7 +240,8 @@ fn trunk(t: &Trunk) -> Record {
 
 fn decoder(d: &DecoderSizes) -> Record {
     let mut r = Record::new(DECODER_BYTES);
-    r.u32(0, d.widths.len() as u32).u32(4, d.blocks).u32(8, d.attention).u32(12, d.act);
+    r.u32(0, d.widths.len() as u32).u32(4, d.blocks).u32(12, d.act);
+    r.u16(8, d.attention as u16).u16(10, d.inner);
     for (i, w) in d.widths.iter().enumerate() {
         r.u16(16 + 2 * i, *w);
     }

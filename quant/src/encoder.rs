@@ -87,6 +87,7 @@ fn sizes(dict: &StateDict<'_>, config: &EncoderConfig) -> Result<EncoderSizes, E
         widths: widths.collect::<Result<_, _>>()?,
         blocks: config.blocks as u32,
         attention: bits.sum(),
+        inner: 0,
         act: 4,
     };
     let stem = narrow("channels of conv_in", config.stem)?;

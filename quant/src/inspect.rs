@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use varmint_core::tensor::{Dtype, Role, Spec};
-use varmint_core::{Config, Keep, Model, Store, Tier};
+use varmint_core::{Config, Keep, Model, Scale, Store, Tier};
 
 use crate::quantize::dtype_name;
 
@@ -17,6 +17,8 @@ pub struct Summary {
     pub vocab: u32,
     pub cvae: u32,
     pub n_phi: u32,
+    /// Whether a scale replaces the latent and is not added to it.
+    pub replace: bool,
     pub guidance: f32,
     pub top_k: u32,
     pub top_p: f32,
@@ -41,6 +43,10 @@ pub struct ScaleInfo {
     pub h: u16,
     pub w: u16,
     pub phi: u8,
+    /// Whether its tokens are the most probable ones.
+    pub greedy: bool,
+    /// Share of the strength of guidance: numerator, denominator.
+    pub share: [u8; 2],
 }
 
 /// A condition table.
@@ -233,6 +239,7 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
         vocab: c.vocab,
         cvae: c.cvae,
         n_phi: c.n_phi,
+        replace: c.replace,
         guidance: s.guidance,
         top_k: s.top_k,
         top_p: s.top_p,
@@ -241,7 +248,7 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
         tokens: c.tokens(),
         scales: (0..c.n_scales())
             .map(|k| c.scale(k))
-            .map(|s| ScaleInfo { h: s.h, w: s.w, phi: s.phi })
+            .map(|Scale { h, w, phi, greedy, share }| ScaleInfo { h, w, phi, greedy, share })
             .collect(),
         tables: (0..c.n_tables()).map(|t| table(model, t)).collect(),
         trunks: (0..shape.n_trunks())

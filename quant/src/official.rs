@@ -10,7 +10,9 @@
 
 pub mod decoder;
 pub mod encoder;
+mod layout;
 mod more;
+mod naming;
 pub mod vae;
 pub mod var;
 
@@ -19,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 pub use decoder::DecoderConfig;
 pub use encoder::EncoderConfig;
+pub use layout::Layout;
+use naming::Naming;
 pub use vae::{Phi, VaeConfig};
 pub use var::VarConfig;
 
@@ -128,6 +132,8 @@ pub enum OfficialError {
 /// What a caller knows that the files do not say.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
+    /// What kind of transformer it is; else what its keys say.
+    pub layout: Option<Layout>,
     /// Height and width of every scale; needed where `lvl_1L` is not stored and the schedule is not a released one.
     pub scales: Option<Vec<(usize, usize)>>,
     /// Attention heads, where the weights do not say (no `scale_mul_1H11`); else C / 64.
@@ -164,7 +170,11 @@ impl<'a> Official<'a> {
         let var =
             StateDict::find(files, "VAR transformer", var::ANCHOR, hints.var_prefix.as_deref())?;
         let vae = StateDict::find(files, "VQVAE", vae::ANCHOR, hints.vae_prefix.as_deref())?;
-        let var_config = VarConfig::infer(&var, hints.scales.as_deref(), hints.heads)?;
+        let mut var_config = VarConfig::infer(&var, hints.scales.as_deref(), hints.heads)?;
+        var_config.layout = match hints.layout {
+            Some(wanted) => wanted.check(&var, var_config.layout)?,
+            None => var_config.layout,
+        };
         let vae_config = VaeConfig::infer(&vae)?;
         let mut pairs = vec![
             ("vocabulary size", var_config.vocab, vae_config.vocab),
@@ -172,6 +182,9 @@ impl<'a> Official<'a> {
         ];
         if vae_config.phi == Phi::PerScale {
             pairs.push(("number of scales", var_config.num_scales, vae_config.num_phi));
+        }
+        if var_config.layout == Layout::FlexVar {
+            pairs.push(("number of phi convolutions", 0, vae_config.num_phi));
         }
         for (what, var, vae) in pairs {
             if var != vae {
@@ -187,6 +200,7 @@ impl<'a> Official<'a> {
 pub struct StateDict<'a> {
     checkpoint: &'a Checkpoint,
     prefix: String,
+    naming: Naming,
     /// Official key → name in the checkpoint.
     names: BTreeMap<String, &'a str>,
 }
@@ -194,13 +208,14 @@ pub struct StateDict<'a> {
 impl<'a> StateDict<'a> {
     /// All names of `checkpoint` below `prefix` (empty, or ending in a dot).
     pub fn new(checkpoint: &'a Checkpoint, prefix: &str) -> Result<Self, OfficialError> {
-        let mut dict = Self { checkpoint, prefix: prefix.to_owned(), names: BTreeMap::new() };
-        for name in checkpoint.names() {
-            let official = without_wrappers(name);
-            let Some(key) = official.strip_prefix(prefix) else {
-                continue;
-            };
-            if let Some(first) = dict.names.insert(key.to_owned(), name) {
+        let own =
+            |name: &'a str| Some((without_wrappers(name).strip_prefix(prefix)?.to_owned(), name));
+        let found: Vec<_> = checkpoint.names().filter_map(own).collect();
+        let naming = Naming::of(found.iter().map(|(key, _)| key.as_str()));
+        let (prefix, names) = (prefix.to_owned(), BTreeMap::new());
+        let mut dict = Self { checkpoint, prefix, naming, names };
+        for (key, name) in found {
+            if let Some(first) = dict.names.insert(naming.official(&key), name) {
                 return Err(OfficialError::Twice {
                     place: dict.place(),
                     first: first.into(),
@@ -284,12 +299,19 @@ impl<'a> StateDict<'a> {
     /// The name of `key`, which must exist with exactly this shape.
     fn check(&self, key: &str, shape: &[usize]) -> Result<&'a str, OfficialError> {
         let expected = || format!("{shape:?}");
+        // Of HMAR's own parameters it is not known how many dimensions of 1 they have.
+        let alike = |found: &[usize]| match self.naming {
+            Naming::Hmar(_) => {
+                found.iter().filter(|&&n| n != 1).eq(shape.iter().filter(|&&n| n != 1))
+            }
+            _ => found == shape,
+        };
         match (self.names.get(key), self.shape(key)) {
-            (Some(name), Some(found)) if found == shape => Ok(name),
+            (Some(name), Some(found)) if alike(found) => Ok(name),
             (Some(_), Some(found)) => Err(self.bad_shape(key, found, expected())),
             _ => Err(OfficialError::Missing {
                 place: self.place(),
-                key: key.into(),
+                key: self.naming.in_file(key),
                 expected: expected(),
             }),
         }
@@ -312,7 +334,10 @@ impl<'a> StateDict<'a> {
                 && !ignored.iter().any(|end| key.ends_with(end))
         });
         match other {
-            Some(key) => Err(OfficialError::Unexpected { place: self.place(), key: key.into() }),
+            Some(key) => Err(OfficialError::Unexpected {
+                place: self.place(),
+                key: self.naming.in_file(key),
+            }),
             None => Ok(()),
         }
     }
@@ -321,7 +346,7 @@ impl<'a> StateDict<'a> {
     fn dims<const N: usize>(&self, key: &str, expected: &str) -> Result<[usize; N], OfficialError> {
         let found = self.shape(key).ok_or_else(|| OfficialError::Missing {
             place: self.place(),
-            key: key.into(),
+            key: self.naming.in_file(key),
             expected: expected.into(),
         })?;
         match <[usize; N]>::try_from(found) {
@@ -341,7 +366,7 @@ impl<'a> StateDict<'a> {
     fn bad_shape(&self, key: &str, found: &[usize], expected: String) -> OfficialError {
         OfficialError::Shape {
             place: self.place(),
-            key: key.into(),
+            key: self.naming.in_file(key),
             found: found.to_vec(),
             expected,
         }

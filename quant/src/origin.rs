@@ -10,6 +10,10 @@
 //! norms         weight, then bias
 //! 3x3           [co][ci][tap] -> [co][tap][ci]
 //! gains         ones
+//! codebook      rows of length 1 where the method looks them up so (FlexVAR)
+//! positions     area means of a map, scale by scale (FlexVAR)
+//! 1x1 to 3x3    the middle tap of a 3x3 convolution (LlamaGen's `post_quant_conv`)
+//! q, k, v       one after the other (LlamaGen's attention)
 //! ```
 
 use varmint_core::Shape;
@@ -17,7 +21,7 @@ use varmint_core::tensor::{Layer, Role, Spec};
 
 use crate::error::Error;
 use crate::meta::Preview;
-use crate::official::{Official, Phi};
+use crate::official::{DecoderConfig, Layout, Official, Phi};
 use crate::quantize::conv_order;
 
 /// The largest logarithm of a query scale: ln 100 in f32, as in the official code.
@@ -40,6 +44,19 @@ pub(crate) enum Origin {
     Conv {
         key: String,
     },
+    /// A 1x1 convolution that stands for a 3x3 one.
+    Middle {
+        key: String,
+    },
+    /// `{key}.{q, k, v}.{part}` of a decoder.
+    Split {
+        key: String,
+        part: &'static str,
+    },
+    /// `quantize.embedding.weight` with rows of length 1.
+    Normalized,
+    /// Area means of the map `pos_1LC`.
+    PosMap,
     /// `{key}.weight`, then `{key}.bias`.
     Norm {
         key: String,
@@ -61,7 +78,11 @@ impl Origin {
     /// The official key, or what stands for it in messages and tables.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Var { key, .. } | Self::Vae { key, .. } | Self::Conv { key } => key.clone(),
+            Self::Var { key, .. } | Self::Vae { key, .. } => key.clone(),
+            Self::Conv { key } | Self::Middle { key } => key.clone(),
+            Self::Split { key, part } => format!("{key}.q/k/v.{part}"),
+            Self::Normalized => "quantize.embedding.weight (rows of length 1)".to_owned(),
+            Self::PosMap => "pos_1LC (area means)".to_owned(),
             Self::Norm { key } => format!("{key}.weight/bias"),
             Self::QkvBias(b) => format!("blocks.{b}.attn.q_bias/v_bias"),
             Self::QueryScale(b) => format!("blocks.{b}.attn.scale_mul_1H11"),
@@ -73,11 +94,14 @@ impl Origin {
 }
 
 /// The keys of a decoder layer's tensors, in the order of [`Layer`]'s tensors.
-fn layer_origins(layer: Layer, key: &str) -> Vec<Origin> {
+fn layer_origins(layer: Layer, key: &str, config: Option<&DecoderConfig>) -> Vec<Origin> {
     let norm = |name: &str| Origin::Norm { key: format!("{key}{name}") };
     let conv = |name: &str| Origin::Conv { key: format!("{key}{name}.weight") };
     let bias = |name: &str, n| Origin::Vae { key: format!("{key}{name}.bias"), shape: vec![n] };
     match layer {
+        Layer::Conv { cout: c, .. } if key == POST && config.is_some_and(|d| d.post_side == 1) => {
+            vec![Origin::Middle { key: format!("{key}.weight") }, bias("", c)]
+        }
         Layer::Conv { cout: c, .. } => vec![conv(""), bias("", c)],
         Layer::Up { c } => vec![conv(".conv"), bias(".conv", c)],
         Layer::Out { c: _ } => vec![
@@ -86,8 +110,12 @@ fn layer_origins(layer: Layer, key: &str) -> Vec<Origin> {
             Origin::Vae { key: "decoder.conv_out.bias".to_owned(), shape: vec![3] },
         ],
         Layer::Attention { c } => {
-            let (qkv, proj) = (bias(".qkv", 3 * c), bias(".proj_out", c));
-            vec![norm(".norm"), conv(".qkv"), qkv, conv(".proj_out"), proj]
+            let split = |part| Origin::Split { key: key.to_owned(), part };
+            let (weight, qkv) = match config {
+                Some(d) if d.split_qkv => (split("weight"), split("bias")),
+                _ => (conv(".qkv"), bias(".qkv", 3 * c)),
+            };
+            vec![norm(".norm"), weight, qkv, conv(".proj_out"), bias(".proj_out", c)]
         }
         Layer::Res { cin, cout } => {
             let mut all = vec![norm(".norm1"), conv(".conv1"), bias(".conv1", cout)];
@@ -100,13 +128,17 @@ fn layer_origins(layer: Layer, key: &str) -> Vec<Origin> {
     }
 }
 
+/// The first convolution of a decoder.
+const POST: &str = "post_quant_conv";
+
 /// The origins of decoder `set`, layer by layer.
-fn decoder_origins(shape: &Shape, set: usize) -> Vec<Origin> {
+fn decoder_origins(official: &Official<'_>, shape: &Shape, set: usize) -> Vec<Origin> {
+    let config = official.decoders().nth(set).map(|(_, config)| config);
     let d = shape.decoder(set);
     let (mut level, mut block, mut all) = (usize::MAX, 0, Vec::new());
     for at in 0..d.n_layers() {
         let (layer, now) = d.layer(shape.config.cvae as usize, at);
-        let fixed = ["post_quant_conv", "decoder.conv_in"];
+        let fixed = [POST, "decoder.conv_in"];
         let mid = ["decoder.mid.block_1", "decoder.mid.attn_1", "decoder.mid.block_2"];
         let key = match (at, layer) {
             (0 | 1, _) => fixed[at].to_owned(),
@@ -120,14 +152,14 @@ fn decoder_origins(shape: &Shape, set: usize) -> Vec<Origin> {
             (_, Layer::Up { .. }) => format!("decoder.up.{level}.upsample"),
             _ => String::new(),
         };
-        all.extend(layer_origins(layer, &key));
+        all.extend(layer_origins(layer, &key, config));
     }
     all
 }
 
 /// The origin of every tensor of `specs`, which are those of `shape`, in order.
 pub(crate) fn origins(official: &Official<'_>, shape: &Shape, specs: &[Spec]) -> Vec<Origin> {
-    let mut decoder = (0..shape.n_decoders()).flat_map(|set| decoder_origins(shape, set));
+    let mut decoder = (0..shape.n_decoders()).flat_map(|set| decoder_origins(official, shape, set));
     let one = |s: &Spec| match s.role {
         Role::ConvWeight | Role::ConvBias | Role::NormAffine => {
             decoder.next().unwrap_or(Origin::Zeros)
@@ -145,6 +177,7 @@ fn origin(official: &Official<'_>, s: &Spec) -> Origin {
     let phi = || official.vae_config.phi_key(s.index);
     let no_phi = official.vae_config.phi == Phi::None;
     match s.role {
+        Role::Codebook if official.var_config.layout == Layout::FlexVar => Origin::Normalized,
         Role::Codebook => {
             let key = "quantize.embedding.weight".to_owned();
             Origin::Vae { key, shape: vec![s.rows, s.cols] }
@@ -160,6 +193,7 @@ fn origin(official: &Official<'_>, s: &Spec) -> Origin {
         Role::PosStart => {
             Origin::Var { key: "pos_start".to_owned(), shape: vec![1, s.rows, s.cols] }
         }
+        Role::LvlPos if official.var_config.positions.is_some() => Origin::PosMap,
         Role::LvlPos => Origin::LvlPos,
         // The tables of a refiner have the same names.
         Role::CondTable => matrix(official.var_config.tables[s.index].0),
@@ -207,6 +241,36 @@ pub(crate) fn values(
             let w = vae.need(key, &[spec.rows, spec.cols, side, side])?;
             conv_order(&w, spec.cols, spec.taps)
         }
+        Origin::Middle { key } => {
+            let w = vae.need(key, &[spec.rows, spec.cols, 1, 1])?;
+            let mut all = vec![0.0; n];
+            for (row, w) in all.chunks_exact_mut(9 * spec.cols).zip(w.chunks_exact(spec.cols)) {
+                row[4 * spec.cols..5 * spec.cols].copy_from_slice(w);
+            }
+            all
+        }
+        Origin::Split { key, part } => {
+            let c = spec.rows.max(spec.cols) / 3;
+            let shape: &[usize] = if *part == "bias" { &[c] } else { &[c, c, 1, 1] };
+            let of = |name| vae.need(&format!("{key}.{name}.{part}"), shape);
+            [of("q")?, of("k")?, of("v")?].concat()
+        }
+        Origin::Normalized => {
+            let mut all = vae.need("quantize.embedding.weight", &[spec.rows, spec.cols])?;
+            for row in all.chunks_exact_mut(spec.cols) {
+                let length = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+                // As PyTorch's `normalize`, which leaves no row without a length.
+                row.iter_mut().for_each(|v| *v = (f64::from(*v) / length.max(1e-12)) as f32);
+            }
+            all
+        }
+        Origin::PosMap => {
+            let (h, w) = var_config.positions.unwrap_or_default();
+            let map = var.need("pos_1LC", &[1, width, h, w])?;
+            let c = &shape.config;
+            let sizes = (0..c.n_scales()).map(|k| (c.scale(k).h.into(), c.scale(k).w.into()));
+            sizes.flat_map(|size| area_means(&map, width, (h, w), size)).collect()
+        }
         Origin::Norm { key } => {
             let mut all = vae.need(&format!("{key}.weight"), &[spec.cols])?;
             all.extend(vae.need(&format!("{key}.bias"), &[spec.cols])?);
@@ -252,4 +316,38 @@ pub(crate) fn values(
             (0..n).map(centre).collect()
         }
     })
+}
+
+/// The area means of a map `[c, h, w]` on a grid of `nh` x `nw` cells, `[nh, nw, c]`. A cell covers the rows
+/// floor(i h / nh) to ceil((i + 1) h / nh) - 1, columns alike: PyTorch's `area`.
+fn area_means(map: &[f32], c: usize, (h, w): (usize, usize), (nh, nw): (usize, usize)) -> Vec<f32> {
+    let cover = |i: usize, n: usize, cells: usize| i * n / cells..((i + 1) * n).div_ceil(cells);
+    let mut all = Vec::with_capacity(nh * nw * c);
+    for (y, x) in (0..nh).flat_map(|y| (0..nw).map(move |x| (y, x))) {
+        let (rows, columns) = (cover(y, h, nh), cover(x, w, nw));
+        let count = (rows.len() * columns.len()) as f64;
+        all.extend((0..c).map(|channel| {
+            let row = |y: usize| &map[(channel * h + y) * w..][columns.clone()];
+            let sum: f64 = rows.clone().flat_map(row).map(|&v| f64::from(v)).sum();
+            (sum / count) as f32
+        }));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::area_means;
+
+    #[test]
+    fn means_of_a_map() {
+        // 3 x 4 to 2 x 2: rows 0-1 and 1-2, columns 0-1 and 2-3; then to 1 x 1, to itself, and to more.
+        let map: Vec<f32> = (0..12).map(|v| v as f32).collect();
+        assert_eq!(area_means(&map, 1, (3, 4), (2, 2)), [2.5, 4.5, 6.5, 8.5]);
+        assert_eq!(area_means(&map, 1, (3, 4), (1, 1)), [5.5]);
+        assert_eq!(area_means(&map, 1, (3, 4), (3, 4)), map);
+        assert_eq!(area_means(&map[..2], 1, (1, 2), (1, 4)), [0.0, 0.0, 1.0, 1.0]);
+        // Channels come last.
+        assert_eq!(area_means(&[1.0, 3.0, 2.0, 4.0], 2, (1, 2), (1, 2)), [1.0, 2.0, 3.0, 4.0]);
+    }
 }

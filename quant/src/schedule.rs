@@ -29,7 +29,7 @@ pub fn phi_index(n_scales: usize, n_phi: usize, k: usize) -> u8 {
 
 /// The schedule of these map sizes (height, width) with their phi convolutions.
 pub fn schedule(sizes: &[(u16, u16)], n_phi: usize) -> Vec<Scale> {
-    let scale = |(k, &(h, w))| Scale { h, w, phi: phi_index(sizes.len(), n_phi, k) };
+    let scale = |(k, &(h, w))| Scale::new(h, w, phi_index(sizes.len(), n_phi, k));
     sizes.iter().enumerate().map(scale).collect()
 }
 

@@ -76,6 +76,7 @@ impl Shape {
             vocab: self.vocab,
             cvae: self.cvae,
             n_phi: 4,
+            replace: false,
             sampling: Sampling { guidance: 1.5, top_k: 900, top_p: 0.96, temperature: 1.0 },
             scales: schedule(&sizes, 4),
             tables: vec![Table {
@@ -97,6 +98,7 @@ impl Shape {
                 widths: [1, 1, 2, 2, 4].map(|m| m * self.channels).to_vec(),
                 blocks: 3,
                 attention: 1 << 4,
+                inner: 0,
                 act: 4,
             }],
             tiers,

@@ -197,7 +197,7 @@ impl MoreTier {
             strip: self.strip.unwrap_or(first.strip),
             conv_scratch: self.conv_scratch.unwrap_or(first.conv_scratch),
             together: self.together.unwrap_or(first.together),
-            keep: self.keep.rules(tokens, budgets).map_err(bad)?,
+            keep: self.keep.rules(tokens, budgets, &first.keep).map_err(bad)?,
         })
     }
 

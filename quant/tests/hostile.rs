@@ -108,7 +108,7 @@ fn small(name: &str) -> Vec<u8> {
 #[test]
 fn the_small_models_are_what_the_writer_makes() {
     let file = |name| (format!("{name}.vmt"), small(name));
-    check_folder("small", &[file("least"), file("mixed")]);
+    check_folder("small", &[file("least"), file("mixed"), file("replaced")]);
 }
 
 /// A model file to be changed.

@@ -199,8 +199,9 @@ fn widths_are_padded() {
         vocab: 20,
         cvae: 8,
         n_phi: 1,
+        replace: false,
         sampling: Sampling { guidance: 1.5, top_k: 0, top_p: 0.0, temperature: 1.0 },
-        scales: [1, 2, 3].map(|side| Scale { h: side, w: side, phi: 0 }).to_vec(),
+        scales: [1, 2, 3].map(|side| Scale::new(side, side, 0)).to_vec(),
         tables: vec![Table { name: "class".into(), rows: 4, labels: Vec::new() }],
         trunks: vec![Trunk {
             depth,
@@ -212,7 +213,13 @@ fn widths_are_padded() {
             act: 1,
             wide_heads: [0; varmint_core::config::MAX_DEPTH],
         }],
-        decoders: vec![DecoderSizes { widths: vec![32], blocks: 1, attention: 0, act: 1 }],
+        decoders: vec![DecoderSizes {
+            widths: vec![32],
+            blocks: 1,
+            attention: 0,
+            inner: 0,
+            act: 1,
+        }],
         tiers: vec![TierRow {
             name: "int4".into(),
             scales: vec![(0, 3); 3],

@@ -8,7 +8,7 @@ use safetensors::tensor::Dtype;
 use varmint_quant::checkpoint::Checkpoint;
 use varmint_quant::official::var::parse_scales;
 use varmint_quant::official::{
-    DecoderConfig, Hints, Official, Phi, StateDict, VaeConfig, VarConfig,
+    DecoderConfig, Hints, Layout, Official, Phi, StateDict, VaeConfig, VarConfig,
 };
 
 #[test]
@@ -17,6 +17,8 @@ fn both_goldens_are_understood() {
     let files = [golden("dev_a")];
     let a = Official::find(&files, &hints("1,2,3,4")).unwrap();
     let want = VarConfig {
+        layout: Layout::Var,
+        positions: None,
         depth: 3,
         width: 64,
         heads: 2,
@@ -40,6 +42,9 @@ fn both_goldens_are_understood() {
         num_phi: 4,
         decoder: DecoderConfig {
             cvae: 8,
+            inner: 8,
+            post_side: 3,
+            split_qkv: false,
             mid_width: 32,
             mid_attention: true,
             widths: vec![64, 32],
@@ -173,6 +178,8 @@ fn released_models_have_the_keys_of_their_published_files() {
     ] {
         let width = 64 * depth;
         let config = VarConfig {
+            layout: Layout::Var,
+            positions: None,
             depth,
             width,
             heads: depth,
@@ -197,6 +204,9 @@ fn released_models_have_the_keys_of_their_published_files() {
         num_phi: 4,
         decoder: DecoderConfig {
             cvae: 32,
+            inner: 32,
+            post_side: 3,
+            split_qkv: false,
             mid_width: 640,
             mid_attention: true,
             widths: vec![160, 160, 320, 320, 640],

@@ -13,7 +13,7 @@ use varmint::plan::Buf;
 use varmint::{Engine, Plan, Request};
 use varmint_core::tensor::{Dtype, Role};
 use varmint_core::{Model, Store};
-use varmint_quant::official::{DecoderConfig, VarConfig};
+use varmint_quant::official::{DecoderConfig, Layout, VarConfig};
 use varmint_quant::quantize::decode;
 use varmint_quant::{Keep, Meta, MoreDecoder, Numbers, Options, convert};
 
@@ -32,6 +32,8 @@ fn save(name: &str, tensors: &Tensors) -> PathBuf {
 /// A transformer for the tokens of the golden `dev_a`.
 fn trunk(depth: usize, width: usize, heads: usize) -> VarConfig {
     VarConfig {
+        layout: Layout::Var,
+        positions: None,
         depth,
         width,
         heads,
@@ -52,6 +54,9 @@ fn trunk(depth: usize, width: usize, heads: usize) -> VarConfig {
 fn decoder(widths: &[usize]) -> DecoderConfig {
     DecoderConfig {
         cvae: 8,
+        inner: 8,
+        post_side: 3,
+        split_qkv: false,
         mid_width: widths[widths.len() - 1],
         mid_attention: true,
         widths: widths.to_vec(),
@@ -275,8 +280,8 @@ fn what_does_not_fit_is_refused() {
     };
     other("odd", &decoder(&[48, 32]), &["decoder.up.0", "a multiple of 32", "found 48"]);
     other("thin", &decoder(&[12, 32]), &["decoder.up.0", "8, 16, 24 or", "found 12"]);
-    let latent = DecoderConfig { cvae: 4, ..decoder(&[32, 32]) };
-    other("latent", &latent, &["post_quant_conv.weight", "[4, 4, 3, 3]", "[8, 8, 3, 3]"]);
+    let latent = DecoderConfig { cvae: 4, inner: 4, ..decoder(&[32, 32]) };
+    other("latent", &latent, &["post_quant_conv.weight", "[4, 4, 3, 3]", "[4, 8, 3, 3]"]);
     refuse(
         &|o| o.decoders[0].file = parts.drafter.clone(),
         &["no image decoder", "post_quant_conv.weight"],

@@ -117,7 +117,8 @@ impl Cuda<'_> {
         if r.keep.is_some() {
             return Err(Error::Unsupported("editing: of given tokens all stay, or none are given"));
         }
-        let scales = job.model.shape.config.n_scales();
+        let c = &job.model.shape.config;
+        let scales = c.n_scales();
         let mut p = params::Request {
             seed: r.seed,
             tail: 1.0 - s.top_p as f64,
@@ -130,7 +131,7 @@ impl Cuda<'_> {
         };
         for (k, mix) in p.mix.iter_mut().enumerate().take(scales) {
             // As `sample::draw`: the strength is a double, rounded at the multiplication.
-            let t = s.guidance as f64 * k as f64 / scales.saturating_sub(1).max(1) as f64;
+            let t = if scales > 1 { c.guidance(s.guidance, k) } else { 0.0 };
             *mix = [(1.0 + t) as f32, t as f32];
         }
         self.device.bind()?;

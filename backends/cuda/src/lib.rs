@@ -342,6 +342,12 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     if !t.together || t.tile < c.max_tokens() {
         return Err(Error::Unsupported("a plan that is not made with varmint_cuda::tier"));
     }
+    if c.replace || (0..c.n_scales()).any(|k| c.scale(k).greedy) {
+        return Err(Error::Unsupported("scales that replace the latent or are greedy (FlexVAR)"));
+    }
+    if shape.decoder(t.decoder).inner != 0 {
+        return Err(Error::Unsupported("a post_quant_conv that changes the number of channels"));
+    }
     if queue::shared_memory() > facts.shared_memory {
         return Err(Error::Unsupported("less than 90 KB of shared memory a block (Turing)"));
     }
@@ -409,6 +415,17 @@ mod tests {
             memory: 0,
             integrated: false,
             driver: (13, 0),
+        }
+    }
+
+    #[test]
+    fn relatives_are_refused_with_a_reason() {
+        let file = ModelFile::open("../../fixtures/small/replaced.vmt").unwrap();
+        let model = file.model().unwrap();
+        let plan = Plan::new(&model.shape, &tier(&model, &model.tier_at(0).unwrap())).unwrap();
+        match check(&model, &plan, &h200()) {
+            Err(Error::Unsupported(why)) => assert!(why.contains("FlexVAR"), "{why}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -6,6 +6,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use varmint_quant::inspect::groups;
 use varmint_quant::meta::Defaults;
+use varmint_quant::official::Layout;
 use varmint_quant::official::var::parse_scales;
 use varmint_quant::quantize::dtype_name;
 use varmint_quant::{Calibration, Keep, Meta, MoreDecoder, MoreTier, Options, Report};
@@ -96,7 +97,7 @@ pub(crate) struct Args {
     /// A text file with licences and credits.
     #[arg(long, value_name = "FILE")]
     licence_file: Option<PathBuf>,
-    /// Default strength of guidance [default: from --meta, else 1.5].
+    /// Default strength of guidance [default: from --meta, else the layout's, 1.5 of var].
     #[arg(long)]
     guidance: Option<f32>,
     /// Default number of tokens kept, 0 for all [default: from --meta, else 900].
@@ -108,9 +109,14 @@ pub(crate) struct Args {
     /// Default temperature [default: from --meta, else 1].
     #[arg(long)]
     temperature: Option<f32>,
-    /// Scale sizes, sides or HxW [default: from --meta, else from the weights].
+    /// Scale sizes, sides or HxW; any for flexvar [default: from --meta, else from the weights, else those of
+    /// the 256-pixel models].
     #[arg(long, value_name = "1,2,3,4")]
     scales: Option<String>,
+    /// What kind of transformer it is: var, mvar, flexvar or hmar. mvar has to be said, since its weights look
+    /// like those of var; the others are known by their keys.
+    #[arg(long)]
+    layout: Option<Layout>,
     /// Attention heads, for weights that do not say (no scale_mul_1H11); not of the refiner, which has
     /// width / 64 then [default: width / 64].
     #[arg(long)]
@@ -192,6 +198,7 @@ impl Args {
             top_p: self.top_p,
             temperature: self.temperature,
         };
+        options.layout = self.layout;
         (options.heads, options.guided) = (self.heads, self.guided);
         (options.tile, options.strip) = (self.tile, self.strip);
         options.conv_scratch = self.conv_scratch;

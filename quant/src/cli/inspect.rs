@@ -59,7 +59,20 @@ fn print(s: &Summary) {
         s => format!("{}x{}", s.h, s.w),
     };
     println!("    size    {}", row(&size));
-    println!("    phi     {}", row(&|k| s.scales[k].phi.to_string()));
+    if s.replace {
+        println!("    latent  the last scale alone");
+    } else {
+        println!("    phi     {}", row(&|k| s.scales[k].phi.to_string()));
+    }
+    if s.scales.iter().any(|s| s.greedy) {
+        println!("    greedy  {}", row(&|k| if s.scales[k].greedy { "yes" } else { "no" }.into()));
+    }
+    let last = s.scales.len() - 1;
+    let share = |k: usize| s.scales[k].share.map(usize::from);
+    if (0..=last).any(|k| share(k) != [k, last]) {
+        let text = |k: usize| format!("{}/{}", share(k)[0], share(k)[1]);
+        println!("    guided  {}", row(&text));
+    }
     for t in &s.tables {
         let names = if t.labels == 0 { "no names".to_owned() } else { t.first.join(", ") };
         let dots = if t.labels > t.first.len() { ", .." } else { "" };

@@ -7,6 +7,9 @@
 //! ```
 //!
 //! Level 0 has the full resolution; levels run from the highest number down.
+//!
+//! LlamaGen's decoder (FlexVAR) is the same but for names, a 1x1 `post_quant_conv` to more channels than the latent has, and
+//! queries, keys and values in three convolutions.
 
 use super::{OfficialError, StateDict};
 
@@ -24,6 +27,12 @@ const MAX_LEVELS: usize = 16;
 pub struct DecoderConfig {
     /// Channels of the latent.
     pub cvae: usize,
+    /// Channels between `post_quant_conv` and `conv_in`.
+    pub inner: usize,
+    /// Side of the kernels of `post_quant_conv`: 3, or 1 (LlamaGen).
+    pub post_side: usize,
+    /// Are queries, keys and values of attention three convolutions (LlamaGen) and not one?
+    pub split_qkv: bool,
     /// Channels of `conv_in` and the middle.
     pub mid_width: usize,
     /// Is there a `mid.attn_1`?
@@ -49,7 +58,10 @@ impl DecoderConfig {
 
     /// The configuration, without a look at the other keys.
     pub(super) fn read(dict: &StateDict<'_>, cvae: usize) -> Result<Self, OfficialError> {
-        let [mid_width, _, _, _] = dict.dims("decoder.conv_in.weight", "[width, Cvae, 3, 3]")?;
+        let [inner, _, post_side, _] =
+            dict.dims("post_quant_conv.weight", "[inner width, Cvae, 3, 3] or [.., 1, 1]")?;
+        let [mid_width, _, _, _] =
+            dict.dims("decoder.conv_in.weight", "[width, inner width, 3, 3]")?;
         let [out_channels, _, _, _] = dict.dims("decoder.conv_out.weight", "[3, width, 3, 3]")?;
         let levels = dict.count("decoder.up.");
         if !(1..=MAX_LEVELS).contains(&levels) {
@@ -65,8 +77,21 @@ impl DecoderConfig {
             blocks.push(dict.count(&format!("decoder.up.{i}.block.")));
             attention.push(dict.count(&format!("decoder.up.{i}.attn.")) > 0);
         }
-        let mid_attention = dict.contains("decoder.mid.attn_1.qkv.weight");
-        Ok(Self { cvae, mid_width, mid_attention, widths, blocks, attention, out_channels })
+        let split_qkv = dict.contains("decoder.mid.attn_1.q.weight");
+        let mid_attention = split_qkv || dict.contains("decoder.mid.attn_1.qkv.weight");
+        Ok(Self {
+            cvae,
+            inner,
+            // Another side is then the wrong shape of a 3x3 kernel.
+            post_side: if post_side == 1 { 1 } else { 3 },
+            split_qkv,
+            mid_width,
+            mid_attention,
+            widths,
+            blocks,
+            attention,
+            out_channels,
+        })
     }
 
     /// The residual blocks in order of execution: key, channels in, channels out.
@@ -100,13 +125,13 @@ impl DecoderConfig {
     /// Every key of the decoder, with its shape.
     pub fn keys(&self) -> Vec<(String, Vec<usize>)> {
         let mut keys = Keys::default();
-        keys.conv("post_quant_conv", self.cvae, self.cvae, 3);
-        keys.conv("decoder.conv_in", self.mid_width, self.cvae, 3);
+        keys.conv("post_quant_conv", self.inner, self.cvae, self.post_side);
+        keys.conv("decoder.conv_in", self.mid_width, self.inner, 3);
         for (name, from, to) in self.residual_blocks() {
             keys.residual(&name, from, to);
         }
         for (name, width) in self.attention_blocks() {
-            keys.attention(&name, width);
+            keys.attention(&name, width, self.split_qkv);
         }
         for (i, &width) in self.widths.iter().enumerate().skip(1) {
             keys.conv(format!("decoder.up.{i}.upsample.conv"), width, width, 3);
@@ -148,9 +173,15 @@ impl Keys {
         }
     }
 
-    pub(super) fn attention(&mut self, name: &str, width: usize) {
+    pub(super) fn attention(&mut self, name: &str, width: usize, split_qkv: bool) {
         self.norm(format!("{name}.norm"), width);
-        self.conv(format!("{name}.qkv"), 3 * width, width, 1);
+        if split_qkv {
+            for part in ["q", "k", "v"] {
+                self.conv(format!("{name}.{part}"), width, width, 1);
+            }
+        } else {
+            self.conv(format!("{name}.qkv"), 3 * width, width, 1);
+        }
         self.conv(format!("{name}.proj_out"), width, width, 1);
     }
 }

@@ -66,7 +66,7 @@ impl EncoderConfig {
                 keys.residual(&format!("encoder.down.{i}.block.{j}"), width, to);
                 width = to;
                 if self.attention[i] {
-                    keys.attention(&format!("encoder.down.{i}.attn.{j}"), width);
+                    keys.attention(&format!("encoder.down.{i}.attn.{j}"), width, false);
                 }
             }
             if i < last {
@@ -74,7 +74,7 @@ impl EncoderConfig {
             }
         }
         keys.residual("encoder.mid.block_1", width, width);
-        keys.attention("encoder.mid.attn_1", width);
+        keys.attention("encoder.mid.attn_1", width, false);
         keys.residual("encoder.mid.block_2", width, width);
         keys.norm("encoder.norm_out", width);
         keys.conv("encoder.conv_out", self.cvae, width, 3);

@@ -21,6 +21,7 @@ impl<'a> Official<'a> {
             rows.collect::<Vec<_>>().join(", ")
         };
         for (what, expected, found) in [
+            ("layout", first.layout.by_keys().to_string(), config.layout.to_string()),
             ("vocabulary size", first.vocab.to_string(), config.vocab.to_string()),
             ("token width", first.cvae.to_string(), config.cvae.to_string()),
             ("condition", tables(first), tables(&config)),

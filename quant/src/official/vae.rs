@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The decoder has a module of its own, [`super::decoder`]: a file may have more than one. Encoder, `quant_conv` and the
-//! usage counts `ema_vocab_hit_SV` are not needed.
+//! usage counts `ema_vocab_hit_SV` and `codebook_used` are not needed.
 
 use super::decoder::{DecoderConfig, Keys};
 use super::{OfficialError, StateDict};
@@ -68,7 +68,8 @@ impl VaeConfig {
             decoder: DecoderConfig::read(dict, cvae)?,
             has_encoder: dict.contains("encoder.conv_in.weight"),
         };
-        dict.check_all(&config.keys(), &MODULES, &["quantize.ema_vocab_hit_SV"])?;
+        let counts = ["quantize.ema_vocab_hit_SV", "quantize.codebook_used"];
+        dict.check_all(&config.keys(), &MODULES, &counts)?;
         Ok(config)
     }
 

@@ -7,9 +7,16 @@
 //! ```
 //!
 //! One key is not official: `style_emb.weight` `[styles + 1, C]`, a second condition table; the rows of both tables are added.
+//! Relatives differ in the following; what they are called in files is in `naming`.
+//!
+//! ```text
+//! FlexVAR   pos_1LC [1, C, 32, 32], a map of which every scale has the area means; no lvl_embed; any schedule
+//! ```
+//!
 //! Buffers that follow from the rest (`attn_bias_for_masking`, `zero_k_bias`) are ignored.
 
-use super::{OfficialError, StateDict};
+use super::naming::Naming;
+use super::{Layout, OfficialError, StateDict};
 
 /// The key by which a transformer is found.
 pub(super) const ANCHOR: &str = "word_embed.weight";
@@ -26,6 +33,10 @@ const SCALES_512: [usize; 10] = [1, 2, 3, 4, 6, 9, 13, 18, 24, 32];
 /// What the shapes of a transformer's weights say about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VarConfig {
+    /// What kind it is, as far as the keys say.
+    pub layout: Layout,
+    /// Height and width of the map of positions, of which every scale has the area means; else positions are per token.
+    pub positions: Option<(usize, usize)>,
     /// Blocks, D.
     pub depth: usize,
     /// Channels, C.
@@ -65,8 +76,26 @@ impl VarConfig {
     ) -> Result<Self, OfficialError> {
         let [width, cvae] = dict.dims(ANCHOR, "[C, Cvae]")?;
         let [_, first, _] = dict.dims("pos_start", "[1, tokens of the first scale, C]")?;
-        let [_, tokens, _] = dict.dims("pos_1LC", "[1, tokens, C]")?;
-        let [num_scales, _] = dict.dims("lvl_embed.weight", "[scales, C]")?;
+        let positions = match dict.shape("pos_1LC") {
+            Some([_, _, h, w]) if h * w > 0 => Some((*h, *w)),
+            _ => None,
+        };
+        let released = SCALES_256.map(|side| (side, side));
+        let (num_scales, tokens) = if positions.is_some() {
+            // Any schedule will do.
+            let scales = scales.unwrap_or(&released);
+            let areas = scales.iter().map(|&(h, w)| h.saturating_mul(w));
+            (scales.len(), areas.fold(0, usize::saturating_add))
+        } else {
+            let [_, tokens, _] = dict.dims("pos_1LC", "[1, tokens, C]")?;
+            let [num_scales, _] = dict.dims("lvl_embed.weight", "[scales, C]")?;
+            (num_scales, tokens)
+        };
+        let layout = match dict.naming {
+            _ if positions.is_some() => Layout::FlexVar,
+            Naming::Hmar(_) => Layout::Hmar,
+            _ => Layout::Var,
+        };
         let [vocab, _] = dict.dims("head.weight", "[V, C]")?;
         let [mlp_hidden, _] = dict.dims("blocks.0.ffn.fc1.weight", "[4C, C]")?;
         let attn_l2_norm = dict.contains("blocks.0.attn.scale_mul_1H11");
@@ -92,6 +121,8 @@ impl VarConfig {
             }
         }
         let mut config = Self {
+            layout,
+            positions,
             depth: dict.count("blocks."),
             width,
             heads,
@@ -115,11 +146,14 @@ impl VarConfig {
     /// Every key that generation needs, with its shape.
     pub fn keys(&self) -> Vec<(String, Vec<usize>)> {
         let (c, hidden) = (self.width, self.mlp_hidden);
-        let mut keys: Vec<(String, Vec<usize>)> = vec![
-            ("pos_start".into(), vec![1, self.first, c]),
-            ("pos_1LC".into(), vec![1, self.tokens, c]),
-            ("lvl_embed.weight".into(), vec![self.num_scales, c]),
-        ];
+        let mut keys: Vec<(String, Vec<usize>)> =
+            vec![("pos_start".into(), vec![1, self.first, c])];
+        if let Some((h, w)) = self.positions {
+            keys.push(("pos_1LC".into(), vec![1, c, h, w]));
+        } else {
+            keys.push(("pos_1LC".into(), vec![1, self.tokens, c]));
+            keys.push(("lvl_embed.weight".into(), vec![self.num_scales, c]));
+        }
         let mut linear = |name: String, rows: usize, columns: usize| {
             keys.push((format!("{name}.weight"), vec![rows, columns]));
             keys.push((format!("{name}.bias"), vec![rows]));
@@ -159,7 +193,11 @@ impl VarConfig {
         dict: &StateDict<'_>,
         given: Option<&[(usize, usize)]>,
     ) -> Result<Option<Vec<(usize, usize)>>, OfficialError> {
-        let lengths = self.run_lengths(dict)?;
+        let lengths = match self.positions {
+            // What the weights were last run with says nothing.
+            Some(_) => None,
+            None => self.run_lengths(dict)?,
+        };
         let scales = match (given, &lengths) {
             (Some(given), _) => given.to_vec(),
             (None, Some(lengths)) => {
@@ -174,6 +212,7 @@ impl VarConfig {
                 };
                 lengths.iter().map(square).collect::<Result<_, _>>()?
             }
+            // Those of the 256-pixel models are also what a map of positions gets if nothing is said.
             (None, None) => match (self.num_scales, self.tokens) {
                 (10, 680) => SCALES_256.map(|side| (side, side)).to_vec(),
                 (10, 2240) => SCALES_512.map(|side| (side, side)).to_vec(),

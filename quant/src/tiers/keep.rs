@@ -138,13 +138,19 @@ impl KeepKeys {
         Ok(())
     }
 
-    /// The rules, for a schedule of so many tokens a scale.
+    /// The rules, for a schedule of so many tokens a scale; those of the first tier where nothing is said.
     pub(crate) fn rules(
         &self,
         tokens: &[usize],
         budgets: Option<&Budgets>,
+        first: &Keep,
     ) -> Result<Keep, String> {
-        let mut keep = Keep { most: self.most(tokens, budgets)?, ..Keep::ALL };
+        let mut keep = Keep {
+            most: if self.amounts.is_some() { self.most(tokens, budgets)? } else { first.most },
+            window: first.window,
+            window_from: first.window_from,
+            ..Keep::ALL
+        };
         let choice = keep.most.iter().flatten().any(|n| *n != 0 && *n != KEEP_ALL);
         if choice {
             let n = tokens.len();
@@ -240,7 +246,7 @@ mod tests {
     fn rules(text: &str) -> Result<Keep, String> {
         let tier: MoreTier = format!("t:{text}").parse().map_err(|e: Error| e.to_string())?;
         let budgets = Budgets { others: vec![1, 2, 3], wide: vec![1, 5, 9] };
-        tier.keep.rules(&TOKENS, Some(&budgets))
+        tier.keep.rules(&TOKENS, Some(&budgets), &Keep::ALL)
     }
 
     #[test]
@@ -295,8 +301,16 @@ mod tests {
             assert!(words.iter().all(|w| said.contains(w)), "{text}: {said}");
         }
         let tier: MoreTier = "t:keep=calibrated".parse().unwrap();
-        assert!(tier.keep.rules(&TOKENS, None).is_err_and(|e| e.contains("--calibration FILE")));
+        assert!(
+            tier.keep
+                .rules(&TOKENS, None, &Keep::ALL)
+                .is_err_and(|e| e.contains("--calibration FILE"))
+        );
         // A model of one scale has no cache.
-        assert!(tier.keep.rules(&[1], Some(&Budgets { others: vec![], wide: vec![] })).is_err());
+        assert!(
+            tier.keep
+                .rules(&[1], Some(&Budgets { others: vec![], wide: vec![] }), &Keep::ALL)
+                .is_err()
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The two models of `fixtures/small/`: as few bytes as the format allows, and as many of its features as fit in a few
-//! kilobytes. Their weights are random numbers.
+//! The models of `fixtures/small/`: as few bytes as the format allows, as many of its features as fit in a few kilobytes,
+//! and those that exclude some of these. Their weights are random numbers.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ fn trunk(depth: u32, heads: u32) -> Trunk {
 }
 
 fn decoder(levels: usize, attention: u32) -> DecoderSizes {
-    DecoderSizes { widths: vec![8; levels], blocks: 1, attention, act: 4 }
+    DecoderSizes { widths: vec![8; levels], blocks: 1, attention, inner: 0, act: 4 }
 }
 
 fn tier(name: &str, scales: &[(u8, u64)]) -> TierRow {
@@ -54,7 +54,7 @@ fn table(name: &str, rows: usize, labels: &[&str]) -> Table {
 
 /// One trunk of one block, one decoder of one level, one tier.
 pub(crate) fn least() -> Description {
-    let scale = |n| Scale { h: n, w: n, phi: 0 };
+    let scale = |n| Scale::new(n, n, 0);
     Description {
         sequence: 1,
         name: "least".to_owned(),
@@ -62,6 +62,7 @@ pub(crate) fn least() -> Description {
         vocab: 2,
         cvae: 1,
         n_phi: 1,
+        replace: false,
         sampling: sampling(1.5),
         scales: vec![scale(1), scale(2)],
         tables: vec![table("class", 2, &[])],
@@ -89,8 +90,9 @@ pub(crate) fn mixed() -> Description {
         vocab: 19,
         cvae: 3,
         n_phi: 2,
+        replace: false,
         sampling: sampling(2.0),
-        scales: sizes.map(|(h, w, phi)| Scale { h, w, phi }).to_vec(),
+        scales: sizes.map(|(h, w, phi)| Scale::new(h, w, phi)).to_vec(),
         tables: vec![table("class", 4, &["heart", "star", "\u{1f600}"]), table("style", 3, &[])],
         trunks: vec![first, refiner],
         decoders: vec![decoder(2, 0b10), decoder(1, 0)],
@@ -111,6 +113,39 @@ pub(crate) fn mixed() -> Description {
     }
 }
 
+/// Scales that replace the latent, with shares of guidance and greedy draws, one smaller than the one before it; more
+/// channels after the decoder's first convolution; scales that see themselves only.
+pub(crate) fn replaced() -> Description {
+    let scale = |h, w, greedy, share| Scale { greedy, share, ..Scale::new(h, w, 0) };
+    let own = Keep { most: [[0; 16]; 2], ..Keep::ALL };
+    let own = Keep {
+        most: own.most.map(|m| std::array::from_fn(|k| if k < 3 { m[k] } else { u16::MAX })),
+        ..own
+    };
+    Description {
+        sequence: 2,
+        name: "replaced".to_owned(),
+        vocab: 19,
+        cvae: 3,
+        n_phi: 0,
+        replace: true,
+        sampling: sampling(2.0),
+        scales: vec![
+            scale(1, 1, false, [0, 0]),
+            scale(3, 2, true, [7, 5]),
+            scale(2, 3, false, [1, 1]),
+            scale(3, 4, true, [0, 1]),
+        ],
+        trunks: vec![trunk(2, 2)],
+        decoders: vec![DecoderSizes { inner: 5, ..decoder(2, 0b10) }],
+        tiers: vec![
+            tier("all", &[(0, 0b11); 4]),
+            TierRow { keep: own, together: true, ..tier("own", &[(0, 0b11); 4]) },
+        ],
+        ..least()
+    }
+}
+
 /// Every storage that its class allows, somewhere.
 fn any_dtype(spec: &Spec) -> Result<Dtype, Error> {
     let weights = [Dtype::I8, Dtype::I8Wide, Dtype::I4, Dtype::F16, Dtype::F32];
@@ -125,12 +160,13 @@ fn any_dtype(spec: &Spec) -> Result<Dtype, Error> {
     Ok(if spec.allows(wanted) { wanted } else { instead })
 }
 
-/// Writes one of the two, by its name.
+/// Writes one of them, by its name.
 pub(crate) fn write(path: &Path, name: &str) -> Result<u64, Error> {
     match name {
         "least" => {
             fill(path, &least(), |s| varmint_quant::numbers::choose(Numbers::Int8, &[], s, false))
         }
+        "replaced" => fill(path, &replaced(), any_dtype),
         _ => fill(path, &mixed(), any_dtype),
     }
 }
