@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use common::fixture;
@@ -16,6 +17,7 @@ use varmint_core::encoder::SIZES_AT;
 use varmint_core::file::{CRC_AT, checksum};
 use varmint_quant::checkpoint::Checkpoint;
 use varmint_quant::golden::Golden;
+use varmint_quant::picture::read_png;
 use varmint_quant::{Meta, Numbers, Options, convert, convert_encoder};
 
 /// What train/golden_encoder.py wrote.
@@ -436,4 +438,95 @@ fn what_is_kept_stays_and_the_rest_is_drawn() {
     let need = config.tokens();
     assert_eq!(refused(Some(&tokens), Some(&keep[1..])), Error::BadTokens { need, got: need - 1 });
     assert_eq!(refused(None, Some(&keep)), Error::BadTokens { need, got: need });
+}
+
+fn varmint(args: &[&str]) -> (bool, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_varmint")).args(args).output().unwrap();
+    let text = [out.stdout, out.stderr].concat();
+    (out.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_command_edits_the_default_model_and_says_what_is_wrong() {
+    let path = |name: &str| fixture(name).display().to_string();
+    let (model, image) = (path("emoji-64.vmt"), path("face.png"));
+    let out = |name: &str| tmp(name).display().to_string();
+    let edit = |more: &[&str], to: &str| {
+        varmint(&[&["edit", "--model", &model, "--image", &image, "--out", to], more].concat())
+    };
+    let picture = |path: &str| read_png(Path::new(path)).unwrap();
+
+    // Nothing to draw: the tokenizer's picture, as near to the original as it was trained to be.
+    let (ok, text) = edit(&[], &out("same.png"));
+    assert!(ok && text.contains("0 of 167 tokens drawn anew, tier full"), "{text}");
+    let (face, same) = (read_png(&fixture("face.png")).unwrap(), picture(&out("same.png")));
+    let squares =
+        face.rgb.iter().zip(&same.rgb).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    let psnr = 10.0 * (255.0 * 255.0 * face.rgb.len() as f64 / squares.sum::<f64>()).log10();
+    assert!(psnr > 20.0, "{psnr:.2} dB");
+
+    // A box, and the same as a mask: the same picture; other pixels only below it.
+    let area = ["--class", "face with tongue", "--box", "0,32,64,32"];
+    assert!(edit(&area, &out("box.png")).0);
+    let inside = |i: usize| if i >= 64 * 32 { 255 } else { 0 };
+    let rgb = (0..64 * 64).flat_map(|i| [inside(i); 3]).collect();
+    let mask = Image { width: 64, height: 64, rgb, tokens: Vec::new() };
+    mask.write_png(std::fs::File::create(tmp("mask.png")).unwrap()).unwrap();
+    let white = out("mask.png");
+    let (ok, text) = edit(&["--class", "face with tongue", "--mask", &white], &out("mask-out.png"));
+    assert!(ok && text.contains("87 of 167"), "{text}");
+    let (boxed, masked) = (picture(&out("box.png")), picture(&out("mask-out.png")));
+    assert_eq!(boxed, masked);
+    assert_ne!(boxed, same);
+    // And outside of the other half.
+    assert!(edit(&[&area[..2], &["--box", "0,0,64,32", "--outside"]].concat(), &out("out.png")).0);
+    assert_eq!(picture(&out("out.png")), boxed);
+
+    let said = |more: &[&str], words: &str| {
+        let (ok, text) = edit(more, &out("never.png"));
+        assert!(!ok && text.contains(words), "{more:?}: {text}");
+    };
+    said(&["--outside"], "outside of what? give --mask or --box");
+    said(&["--box", "64,0,8,8"], "it begins at 64,0; the picture has 64 x 64 pixels");
+    said(&["--box", "1,2,3"], "four whole numbers");
+    said(&["--class", "grinning fase"], "--class");
+    said(&["--encoder", &model], "E102");
+    said(&["--encoder", &image], "E10");
+    said(&["--mask", &model], "not a PNG picture that can be read");
+    let small = Image { width: 2, height: 2, rgb: vec![0; 12], tokens: Vec::new() };
+    small.write_png(std::fs::File::create(tmp("small.png")).unwrap()).unwrap();
+    said(&["--mask", &out("small.png")], "2 x 2 pixels; the picture has 64 x 64");
+    let (ok, text) = varmint(&[
+        "edit",
+        "--model",
+        &path("tiny.vmt"),
+        "--image",
+        &image,
+        "--out",
+        &out("never.png"),
+    ]);
+    assert!(!ok && text.contains("editing needs the model's encoder"), "{text}");
+    let other = path("emoji-64.vme");
+    let (ok, text) = varmint(&[
+        "edit",
+        "--model",
+        &path("tiny.vmt"),
+        "--encoder",
+        &other,
+        "--image",
+        &image,
+        "--out",
+        &out("never.png"),
+    ]);
+    assert!(!ok && text.contains("E208: the encoder belongs to another model"), "{text}");
+    let (ok, text) = varmint(&[
+        "encoder",
+        "--vae",
+        &path("pth/expected.safetensors"),
+        "--model",
+        &model,
+        "-o",
+        &out("never.vme"),
+    ]);
+    assert!(!ok && text.contains("no image encoder in"), "{text}");
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use varmint::Model;
-use varmint_quant::convert_encoder;
+use varmint_quant::{convert_encoder, open_encoder};
 
 use super::Format;
 
@@ -51,5 +51,15 @@ pub(super) fn write(
     let report = convert_encoder(weights, model, numbers.into(), out)?;
     let (tensors, size) = (report.tensors.len(), super::bytes(report.file_bytes));
     println!("{}: {}, {tensors} tensors, {size}", out.display(), report.name);
+    let map = super::open(out)?;
+    let encoder = open_encoder(out, &map, model)?;
+    for tier in model.tiers() {
+        let plan = encoder.plan(&model.shape, &tier)?;
+        let (macs, step) = (plan.total_macs() / 1_000_000, plan.max_step_macs() / 1000);
+        let (name, arena) = (tier.name(), plan.bytes());
+        println!(
+            "  as tier {name:<16} {arena:>10} bytes of arena, {macs} MMAC a picture, {step} kMAC a step"
+        );
+    }
     Ok(())
 }
