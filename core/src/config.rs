@@ -34,20 +34,41 @@ pub struct Scale {
     pub w: u16,
     /// Which phi convolution smooths it.
     pub phi: u8,
-    /// Whether its tokens are the most probable ones, whatever the request says (FlexVAR: sides that the model
-    /// was not trained for).
-    pub greedy: bool,
-    /// Share of the strength of guidance, numerator and denominator. A file that says nothing means k / (S - 1)
-    /// at scale k.
-    pub share: [u8; 2],
+    /// How it is drawn: [`GREEDY`], and d of its share k / d of the strength of guidance (0: S - 1). One byte: there
+    /// are copies of all scales on small stacks.
+    rule: u8,
 }
+
+/// The bit of a scale's rule that says [`Scale::greedy`].
+const GREEDY: u8 = 0x80;
 
 impl Scale {
     const NONE: Self = Self::new(0, 0, 0);
 
     /// A map of this size, drawn as VAR does.
     pub const fn new(h: u16, w: u16, phi: u8) -> Self {
-        Self { h, w, phi, greedy: false, share: [0, 0] }
+        Self { h, w, phi, rule: 0 }
+    }
+
+    /// With a rule of its own, as a file has it: see [`Scale::greedy`] and [`Scale::ramp`].
+    pub const fn with_rule(self, rule: u8) -> Self {
+        Self { rule, ..self }
+    }
+
+    /// How it is drawn, as a file has it.
+    pub const fn rule(self) -> u8 {
+        self.rule
+    }
+
+    /// Whether its tokens are the most probable ones, whatever the request says (FlexVAR: sides that the model
+    /// was not trained for).
+    pub const fn greedy(self) -> bool {
+        self.rule & GREEDY != 0
+    }
+
+    /// Scale k is guided by k / ramp of the strength; 0: by k / (S - 1).
+    pub const fn ramp(self) -> u8 {
+        self.rule & !GREEDY
     }
 
     /// Tokens of the scale.
@@ -95,11 +116,8 @@ pub struct Config {
     pub vocab: u32,
     /// Channels of the latent.
     pub cvae: u32,
-    /// Phi convolutions; none where `replace`.
+    /// Phi convolutions; none where scales replace the latent: see [`Config::replaces`].
     pub n_phi: u32,
-    /// Whether a scale is the whole latent at its size, in the place of the one before it (FlexVAR), and not a
-    /// residual that is added.
-    pub replace: bool,
     /// Defaults for a request.
     pub sampling: Sampling,
     n_scales: u8,
@@ -138,9 +156,9 @@ pub struct Decoder {
     /// Residual blocks per level.
     pub blocks: u32,
     /// Bit i: every block of level i is followed by attention.
-    pub attention: u32,
+    pub attention: u16,
     /// Channels between `post_quant_conv` and `conv_in`; 0: those of the latent.
-    pub inner: u32,
+    pub inner: u16,
     /// Bytes of the widest input of a weight: 4 (float), 2 (12 bits) or 1 (8 bits).
     pub act: u32,
     /// Channels per level.
@@ -204,10 +222,19 @@ impl Config {
         if t < MAX_TABLES { self.tables[t] } else { Table { rows: 0, labelled: false } }
     }
 
+    /// Whether a scale is the whole latent at its size, in the place of the one before it (FlexVAR), and not a
+    /// residual that a phi smooths and that is added.
+    pub const fn replaces(&self) -> bool {
+        self.n_phi == 0
+    }
+
     /// How strongly scale `k` is guided, of `strength`: a double, which is rounded where it is used.
     pub const fn guidance(&self, strength: f32, k: usize) -> f64 {
-        let [n, d] = self.scale(k).share;
-        strength as f64 * n as f64 / d as f64
+        let d = match self.scale(k).ramp() {
+            0 => self.n_scales().saturating_sub(1),
+            d => d as usize,
+        };
+        strength as f64 * k as f64 / d as f64
     }
 
     /// The largest map: the last scale, whose size the latent has.
@@ -264,18 +291,14 @@ impl Config {
         if n_scales == 0 || n_scales as usize > MAX_SCALES {
             return bad(Fault::Schedule, at + 8);
         }
-        let replace = u8_at(b, 48) == 1;
-        if (n_phi == 0) != replace || n_phi as usize > MAX_SCALES {
+        if n_phi as usize > MAX_SCALES {
             return bad(Fault::Config, at + 12);
-        }
-        if u8_at(b, 48) > 1 {
-            return bad(Fault::Config, at + 48);
         }
         if n_tables == 0 || n_tables as usize > MAX_TABLES {
             return bad(Fault::Config, at + 16);
         }
         // Reserved: zero, so that a later version can give them a meaning.
-        let mut z = 49;
+        let mut z = 48;
         while z < CONFIG_BYTES {
             if u8_at(b, z) != 0 {
                 return bad(Fault::Config, at + z);
@@ -287,28 +310,20 @@ impl Config {
         let mut tokens = 0usize;
         while k < MAX_SCALES {
             let o = 64 + 8 * k;
-            let mut s = Scale {
-                h: u16_at(b, o),
-                w: u16_at(b, o + 2),
-                phi: u8_at(b, o + 4),
-                greedy: u8_at(b, o + 5) == 1,
-                share: [u8_at(b, o + 6), u8_at(b, o + 7)],
-            };
-            if u8_at(b, o + 5) > 1 || s.share[1] == 0 && s.share[0] != 0 {
-                return bad(Fault::Schedule, at + o + 5);
+            let s = Scale::new(u16_at(b, o), u16_at(b, o + 2), u8_at(b, o + 4))
+                .with_rule(u8_at(b, o + 5));
+            if u16_at(b, o + 6) != 0 {
+                return bad(Fault::Schedule, at + o + 6);
             }
             if k < n_scales as usize {
                 if s.h == 0 || s.w == 0 || s.h > 256 || s.w > 256 {
                     return bad(Fault::Schedule, at + o);
                 }
-                if s.phi as u32 >= n_phi && !(replace && s.phi == 0) {
+                if s.phi as u32 >= n_phi && s.phi != 0 {
                     return bad(Fault::Schedule, at + o + 4);
                 }
                 tokens += s.tokens();
-                if s.share[1] == 0 {
-                    s.share = [k as u8, n_scales as u8 - 1];
-                }
-            } else if s.h != 0 || s.w != 0 || s.phi != 0 || s.greedy || s.share[1] != 0 {
+            } else if s.h != 0 || s.w != 0 || s.phi != 0 || s.rule != 0 {
                 return bad(Fault::Schedule, at + o);
             }
             scales[k] = s;
@@ -345,7 +360,6 @@ impl Config {
             vocab,
             cvae,
             n_phi,
-            replace,
             sampling,
             n_scales: n_scales as u8,
             n_tables: n_tables as u8,
@@ -461,8 +475,8 @@ impl Decoder {
         let mut d = Self {
             levels: u32_at(b, 0),
             blocks: u32_at(b, 4),
-            attention: u16_at(b, 8) as u32,
-            inner: u16_at(b, 10) as u32,
+            attention: u16_at(b, 8),
+            inner: u16_at(b, 10),
             act: u32_at(b, 12),
             widths: [0; MAX_LEVELS],
         };

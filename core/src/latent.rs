@@ -140,7 +140,7 @@ impl<O: Ops> Host<'_, O> {
                 *o = v;
             }
         }
-        if c.replace {
+        if c.replaces() {
             f_hat.copy_from_slice_checked(big);
             // The codes may lie where the next input goes: this is the last look at them.
             widen(codes, (w, z), half, nw);

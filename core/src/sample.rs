@@ -1,7 +1,7 @@
 //! Guidance and the draw of one token (official `models/helpers.py`, `models/var.py`).
 //!
 //! ```text
-//! g = (1 + t) a - t b,   t = guidance * k / (S - 1), or times the scale's share
+//! g = (1 + t) a - t b,   t = guidance * k / (S - 1), or k / d for a scale's own d
 //! keep the top k (ties stay), then the smallest set whose mass exceeds top_p
 //! token = argmax over the kept of g / temperature + Gumbel(seed, scale, token, entry)
 //! ```
@@ -41,7 +41,7 @@ impl<O: Ops> Host<'_, O> {
         let first = c.tokens_before(scale) + at;
         let out = part_mut(nums::<u16>(tokens)?, first, n);
         let mut sampling = job.request.sampling;
-        if c.scale(scale).greedy {
+        if c.scale(scale).greedy() {
             sampling.top_k = 1;
         }
         for (i, (token, logits)) in out.iter_mut().zip(pieces(cond, v)).enumerate() {

@@ -321,7 +321,7 @@ impl Stage {
             Self::Fold { scale } => {
                 // Enlarged, or enlarged twice; the last scale has its size already.
                 let up = if scale + 1 < c.n_scales() { 8 } else { 0 };
-                let other = if c.replace { 8 } else { 9 * z };
+                let other = if c.replaces() { 8 } else { 9 * z };
                 latent.tokens() as u64 * z * (other + up)
             }
             Self::Decode { layer, pass, y } => {

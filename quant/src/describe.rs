@@ -37,8 +37,7 @@ pub(crate) fn describe(
     let scale = |&(h, w): &(usize, usize)| Ok((small("scale", h)?, small("scale", w)?));
     let sizes = sizes.iter().map(scale).collect::<Result<Vec<(u16, u16)>, Error>>()?;
     // Without phi, one that changes nothing stands for it.
-    let replace = var.layout == Layout::FlexVar;
-    let n_phi = if replace { 0 } else { vae.num_phi.max(1) };
+    let n_phi = if var.layout == Layout::FlexVar { 0 } else { vae.num_phi.max(1) };
     let stem = || out.file_stem().map_or("model".into(), |s| s.to_string_lossy().into_owned());
     let sampling = options.sampling.or(meta.defaults).or(var.layout.sampling(var.depth, &sizes));
     if let Some(preview) = &meta.preview {
@@ -69,7 +68,6 @@ pub(crate) fn describe(
         vocab: var.vocab as u32,
         cvae: var.cvae as u32,
         n_phi: n_phi as u32,
-        replace,
         sampling: sampling_of(sampling)?,
         tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
         tiers: tiers(options, var.layout, (&trunks, &decoders), &scales, guided)?,

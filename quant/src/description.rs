@@ -76,10 +76,8 @@ pub struct Description {
     pub vocab: u32,
     /// Channels of the latent.
     pub cvae: u32,
-    /// Phi convolutions; none where `replace`.
+    /// Phi convolutions; none where scales replace the latent.
     pub n_phi: u32,
-    /// Whether a scale replaces the latent and is not added to it.
-    pub replace: bool,
     /// Defaults for a request.
     pub sampling: Sampling,
     /// The schedule.
@@ -199,12 +197,10 @@ impl Description {
         r.u32(20, self.trunks.len() as u32).u32(24, self.decoders.len() as u32);
         r.u32(28, self.tiers.len() as u32);
         let s = &self.sampling;
-        r.put(48, &[u8::from(self.replace)]);
         r.f32(32, s.guidance).u32(36, s.top_k).f32(40, s.top_p).f32(44, s.temperature);
         for (k, s) in self.scales.iter().enumerate() {
-            let [n, d] = s.share;
             r.u16(64 + 8 * k, s.h).u16(66 + 8 * k, s.w);
-            r.put(68 + 8 * k, &[s.phi, u8::from(s.greedy), n, d]);
+            r.put(68 + 8 * k, &[s.phi, s.rule()]);
         }
         for (t, table) in self.tables.iter().enumerate() {
             r.u32(192 + 8 * t, table.rows as u32);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use varmint_core::tensor::{Dtype, Role, Spec};
-use varmint_core::{Config, Keep, Model, Scale, Store, Tier};
+use varmint_core::{Config, Keep, Model, Store, Tier};
 
 use crate::quantize::dtype_name;
 
@@ -45,8 +45,8 @@ pub struct ScaleInfo {
     pub phi: u8,
     /// Whether its tokens are the most probable ones.
     pub greedy: bool,
-    /// Share of the strength of guidance: numerator, denominator.
-    pub share: [u8; 2],
+    /// Scale k is guided by k / ramp of the strength; 0: by k / (S - 1).
+    pub ramp: u8,
 }
 
 /// A condition table.
@@ -239,7 +239,7 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
         vocab: c.vocab,
         cvae: c.cvae,
         n_phi: c.n_phi,
-        replace: c.replace,
+        replace: c.replaces(),
         guidance: s.guidance,
         top_k: s.top_k,
         top_p: s.top_p,
@@ -248,7 +248,7 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
         tokens: c.tokens(),
         scales: (0..c.n_scales())
             .map(|k| c.scale(k))
-            .map(|Scale { h, w, phi, greedy, share }| ScaleInfo { h, w, phi, greedy, share })
+            .map(|s| ScaleInfo { h: s.h, w: s.w, phi: s.phi, greedy: s.greedy(), ramp: s.ramp() })
             .collect(),
         tables: (0..c.n_tables()).map(|t| table(model, t)).collect(),
         trunks: (0..shape.n_trunks())

@@ -76,7 +76,6 @@ impl Shape {
             vocab: self.vocab,
             cvae: self.cvae,
             n_phi: 4,
-            replace: false,
             sampling: Sampling { guidance: 1.5, top_k: 900, top_p: 0.96, temperature: 1.0 },
             scales: schedule(&sizes, 4),
             tables: vec![Table {

@@ -199,7 +199,6 @@ fn widths_are_padded() {
         vocab: 20,
         cvae: 8,
         n_phi: 1,
-        replace: false,
         sampling: Sampling { guidance: 1.5, top_k: 0, top_p: 0.0, temperature: 1.0 },
         scales: [1, 2, 3].map(|side| Scale::new(side, side, 0)).to_vec(),
         tables: vec![Table { name: "class".into(), rows: 4, labels: Vec::new() }],

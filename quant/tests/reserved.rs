@@ -34,6 +34,7 @@ fn reserved_bytes_are_zero() {
         (config + 224, Fault::Config),
         (config + 255, Fault::Config),
         (config + 64 + 6, Fault::Schedule),
+        (config + 64 + 7, Fault::Schedule),
         (trunk + 24, Fault::Config),
         (trunk + 31, Fault::Config),
         (trunk + 32 + 3, Fault::Config),

@@ -342,7 +342,7 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     if !t.together || t.tile < c.max_tokens() {
         return Err(Error::Unsupported("a plan that is not made with varmint_cuda::tier"));
     }
-    if c.replace || (0..c.n_scales()).any(|k| c.scale(k).greedy) {
+    if c.replaces() || (0..c.n_scales()).any(|k| c.scale(k).greedy()) {
         return Err(Error::Unsupported("scales that replace the latent or are greedy (FlexVAR)"));
     }
     if shape.decoder(t.decoder).inner != 0 {

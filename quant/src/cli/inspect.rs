@@ -67,11 +67,12 @@ fn print(s: &Summary) {
     if s.scales.iter().any(|s| s.greedy) {
         println!("    greedy  {}", row(&|k| if s.scales[k].greedy { "yes" } else { "no" }.into()));
     }
-    let last = s.scales.len() - 1;
-    let share = |k: usize| s.scales[k].share.map(usize::from);
-    if (0..=last).any(|k| share(k) != [k, last]) {
-        let text = |k: usize| format!("{}/{}", share(k)[0], share(k)[1]);
-        println!("    guided  {}", row(&text));
+    if s.scales.iter().any(|s| s.ramp != 0) {
+        let share = |k: usize| match s.scales[k].ramp {
+            0 => format!("{k}/{}", s.scales.len() - 1),
+            d => format!("{k}/{d}"),
+        };
+        println!("    guided  {}", row(&share));
     }
     for t in &s.tables {
         let names = if t.labels == 0 { "no names".to_owned() } else { t.first.join(", ") };

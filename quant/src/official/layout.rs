@@ -99,12 +99,14 @@ impl Layout {
         // Guidance grows until the tenth scale, then goes on to grow; VAR's own law is what is not said.
         let last = scales.len().saturating_sub(1);
         for (k, s) in scales.iter_mut().enumerate() {
-            s.greedy = s.h != s.w || !TRAINED_SIDES.contains(&s.h);
-            s.share = match (s.h.max(s.w) <= GUIDED_SIDE, last) {
-                (false, _) => [1, 1],
-                (true, 10..) => [k as u8, 9],
-                (true, _) => [0, 0],
+            let greedy = s.h != s.w || !TRAINED_SIDES.contains(&s.h);
+            let ramp = match (s.h.max(s.w) <= GUIDED_SIDE, last) {
+                // k / k: all of it.
+                (false, _) => k as u8,
+                (true, 10..) => 9,
+                (true, _) => 0,
             };
+            *s = s.with_rule(u8::from(greedy) << 7 | ramp);
         }
     }
 
@@ -157,16 +159,16 @@ mod tests {
         let scales = |sides: &[u16]| {
             let mut all: Vec<_> = sides.iter().map(|&n| Scale::new(n, n, 0)).collect();
             Layout::FlexVar.draw(&mut all);
-            all.iter().map(|s| (s.greedy, s.share)).collect::<Vec<_>>()
+            all.iter().map(|s| (s.greedy(), s.ramp())).collect::<Vec<_>>()
         };
         // Ten scales: as VAR, k / 9.
-        assert_eq!(scales(&[1, 2, 3, 4, 5, 6, 8, 10, 13, 16]), [(false, [0, 0]); 10]);
+        assert_eq!(scales(&[1, 2, 3, 4, 5, 6, 8, 10, 13, 16]), [(false, 0); 10]);
         // Thirteen: up to 12 / 9 of the strength.
         let all = scales(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16]);
-        assert_eq!(all[0], (false, [0, 9]));
-        assert_eq!(all[6], (true, [6, 9]));
-        assert_eq!(all[12], (false, [12, 9]));
+        assert_eq!(all[0], (false, 9));
+        assert_eq!(all[6], (true, 9));
+        assert_eq!(all[12], (false, 9));
         // Beyond side 16 all of it.
-        assert_eq!(scales(&[1, 16, 32]), [(false, [0, 0]), (false, [0, 0]), (true, [1, 1])]);
+        assert_eq!(scales(&[1, 16, 32]), [(false, 0), (false, 0), (true, 2)]);
     }
 }

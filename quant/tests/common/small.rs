@@ -62,7 +62,6 @@ pub(crate) fn least() -> Description {
         vocab: 2,
         cvae: 1,
         n_phi: 1,
-        replace: false,
         sampling: sampling(1.5),
         scales: vec![scale(1), scale(2)],
         tables: vec![table("class", 2, &[])],
@@ -90,7 +89,6 @@ pub(crate) fn mixed() -> Description {
         vocab: 19,
         cvae: 3,
         n_phi: 2,
-        replace: false,
         sampling: sampling(2.0),
         scales: sizes.map(|(h, w, phi)| Scale::new(h, w, phi)).to_vec(),
         tables: vec![table("class", 4, &["heart", "star", "\u{1f600}"]), table("style", 3, &[])],
@@ -116,7 +114,7 @@ pub(crate) fn mixed() -> Description {
 /// Scales that replace the latent, with shares of guidance and greedy draws, one smaller than the one before it; more
 /// channels after the decoder's first convolution; scales that see themselves only.
 pub(crate) fn replaced() -> Description {
-    let scale = |h, w, greedy, share| Scale { greedy, share, ..Scale::new(h, w, 0) };
+    let scale = |h, w, rule| Scale::new(h, w, 0).with_rule(rule);
     let own = Keep { most: [[0; 16]; 2], ..Keep::ALL };
     let own = Keep {
         most: own.most.map(|m| std::array::from_fn(|k| if k < 3 { m[k] } else { u16::MAX })),
@@ -128,14 +126,8 @@ pub(crate) fn replaced() -> Description {
         vocab: 19,
         cvae: 3,
         n_phi: 0,
-        replace: true,
         sampling: sampling(2.0),
-        scales: vec![
-            scale(1, 1, false, [0, 0]),
-            scale(3, 2, true, [7, 5]),
-            scale(2, 3, false, [1, 1]),
-            scale(3, 4, true, [0, 1]),
-        ],
+        scales: vec![scale(1, 1, 0), scale(3, 2, 0x85), scale(2, 3, 2), scale(3, 4, 0x80)],
         trunks: vec![trunk(2, 2)],
         decoders: vec![DecoderSizes { inner: 5, ..decoder(2, 0b10) }],
         tiers: vec![
