@@ -20,6 +20,9 @@ pub enum Numbers {
 }
 
 impl Numbers {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
+
     /// The name of the file's first tier.
     pub const fn name(self) -> &'static str {
         match self {

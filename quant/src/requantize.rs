@@ -170,7 +170,7 @@ pub fn requantize(
         }
     };
     let file_bytes = match path {
-        Some(path) => rewrite(path, model, settings.numbers.stores(), storage, encoded)?,
+        Some(path) => rewrite(path, model, settings.numbers, storage, encoded)?,
         None => {
             for (i, spec) in specs.iter().enumerate().filter(|(_, s)| s.class == Class::Weight) {
                 encoded(i, spec, storage(spec)?)?;

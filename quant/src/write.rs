@@ -18,10 +18,11 @@ use varmint_core::encoder::{HEADER_BYTES, Sizes};
 use varmint_core::file::{ALIGN, CRC_AT, Container, Kind};
 use varmint_core::tensor::{Class, Dtype, RECORD_BYTES, Role, Spec, for_each_spec};
 use varmint_core::tier::TIER_BYTES;
-use varmint_core::{Encoder, Model, Shape, Store};
+use varmint_core::{Encoder, Model, Shape};
 
 use crate::description::{Description, EncoderSizes, head};
 use crate::error::Error;
+use crate::numbers::Numbers;
 use crate::quantize::Encoded;
 
 /// All tensors of a shape, in the order of the file.
@@ -51,15 +52,15 @@ pub fn write(
     put_all(path, &layout(&mut description.clone(), &mut dtype)?, tensor)
 }
 
-/// Writes `model` with other numbers: everything but the tensors' storage stays, and how tiers store keys, values
-/// and maps, which `stores` says.
+/// Writes `model` with other numbers. Besides the tensors' storage this changes how tiers store keys, values and maps,
+/// if they do it as the first one does, and the name of a tier that is called after its numbers.
 ///
 /// # Errors
 /// As [`write()`].
 pub fn rewrite(
     path: &Path,
     model: &Model<'_>,
-    (cache, maps): (Store, Store),
+    numbers: Numbers,
     dtype: impl FnMut(&Spec) -> Result<Dtype, Error>,
     tensor: impl FnMut(usize, &Spec, Dtype) -> Result<Encoded, Error>,
 ) -> Result<u64, Error> {
@@ -75,8 +76,19 @@ pub fn rewrite(
     for (set, d) in decoders.chunks_exact_mut(DECODER_BYTES).enumerate() {
         d[12..16].copy_from_slice(&widest(&specs, &dtypes, true, set).to_le_bytes());
     }
+    let (cache, maps) = numbers.stores();
+    let first = tiers.get(160..162).map(<[u8]>::to_vec).unwrap_or_default();
     for t in tiers.chunks_exact_mut(TIER_BYTES) {
-        t[160..162].copy_from_slice(&[cache as u8, maps as u8]);
+        for (at, store) in [(160, cache), (161, maps)] {
+            if t[at] == first[at - 160] {
+                t[at] = store as u8;
+            }
+        }
+        let name: Vec<u8> = t[..16].iter().copied().take_while(|&b| b != 0).collect();
+        if Numbers::ALL.iter().any(|n| n.name().as_bytes() == name) {
+            t[..16].fill(0);
+            t[..numbers.name().len()].copy_from_slice(numbers.name().as_bytes());
+        }
     }
     let (head, data_len) = whole_head(model.sequence, sections.to_vec(), &specs, &dtypes);
     put_all(path, &Layout { specs, dtypes, head, data_len }, tensor)

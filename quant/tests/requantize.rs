@@ -1,0 +1,100 @@
+//! A model file with other numbers.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::fixture;
+use varmint::tensor::Dtype;
+use varmint::{Engine, Model, ModelFile, Request, Store};
+use varmint_quant::requantize::{Report, Settings, requantize};
+use varmint_quant::{Keep, Meta, Numbers, Options, convert};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("requantize-{name}.vmt"))
+}
+
+fn converted(name: &str, numbers: Numbers) -> ModelFile {
+    let options = Options::new(vec![fixture("goldens/dev_a/weights.safetensors")], numbers);
+    convert(&options, &Meta::default(), &path(name), |_, _| {}).unwrap();
+    ModelFile::open(path(name)).unwrap()
+}
+
+fn settings(numbers: Numbers) -> Settings {
+    Settings { numbers, keep: Vec::new(), images: 6, seed: 1, compensate: true, report: true }
+}
+
+fn quantized(model: &Model<'_>, name: &str, settings: &Settings) -> (Report, ModelFile) {
+    let report = requantize(model, Some(&path(name)), settings, &mut |_, _, _| {}).unwrap();
+    (report, ModelFile::open(path(name)).unwrap())
+}
+
+/// Every tensor, and what the tiers say, as if the weights had been converted so.
+#[test]
+fn from_floats_as_if_converted() {
+    let (floats, direct) = (converted("f32", Numbers::F32), converted("int8", Numbers::Int8));
+    let (_, ours) = quantized(&floats.model().unwrap(), "f32-int8", &settings(Numbers::Int8));
+    let (ours, direct) = (ours.model().unwrap(), direct.model().unwrap());
+    let all = |m: &Model<'_>| -> Vec<String> {
+        (0..).map_while(|i| m.tensor(i)).map(|(_, d, m)| format!("{d:?} {:?}", m.data)).collect()
+    };
+    assert!(all(&ours) == all(&direct));
+    let (a, b) = (ours.tier("int8").unwrap(), direct.tier("int8").unwrap());
+    assert_eq!((a.cache, a.maps), (Store::I8, Store::F16));
+    assert_eq!((a.tile, a.guided, b.cache), (b.tile, b.guided, a.cache));
+    assert_eq!(ours.shape.trunk(0), direct.shape.trunk(0));
+}
+
+#[test]
+fn four_bits_learn_from_pictures() {
+    let floats = converted("f32-again", Numbers::F32);
+    let floats = floats.model().unwrap();
+    let (report, file) = quantized(&floats, "f32-int4", &settings(Numbers::Int4));
+    let model = file.model().unwrap();
+    let four = |m: &Model<'_>| {
+        (0..).map_while(|i| m.tensor(i)).filter(|(_, d, _)| *d == Dtype::I4).count()
+    };
+    // qkv, proj, fc1 and the modulation of three blocks.
+    assert_eq!(four(&model), 12);
+    let image = Engine::new(&model, &model.tier_at(0).unwrap()).unwrap();
+    let image = { image }.generate(Request::new(&model)).unwrap();
+    assert!(image.rgb.iter().any(|&v| v != image.rgb[0]));
+
+    // Four weights of three blocks, fc2, and the two of the head.
+    assert_eq!(report.layers.len(), 3 * 5 + 2);
+    for l in &report.layers {
+        assert!(l.int8 > 25.0 && l.int8_wide >= l.int8 - 0.5 && l.int8_wide < 80.0, "{l:?}");
+        assert_eq!(l.int4_compensated.is_some(), l.storage == "i4", "{l:?}");
+    }
+    // Rows that were not learned from.
+    let mean = |of: &dyn Fn(&varmint_quant::requantize::Layer) -> Option<f64>| {
+        let all: Vec<f64> = report
+            .layers
+            .iter()
+            .filter(|l| l.name.starts_with("proj") || l.name.starts_with("qkv"))
+            .filter_map(of)
+            .collect();
+        all.iter().sum::<f64>() / all.len() as f64
+    };
+    let (nearest, compensated) = (mean(&|l| l.int4), mean(&|l| l.int4_compensated));
+    assert!(compensated > nearest + 1.0, "{compensated} dB, {nearest} dB to the nearest");
+
+    // The same again is the same file; nothing learned is what the converter writes.
+    let (_, again) = quantized(&floats, "f32-int4-again", &settings(Numbers::Int4));
+    assert!(again.bytes() == file.bytes());
+    let nearest = Settings { compensate: false, report: false, ..settings(Numbers::Int4) };
+    let (_, nearest) = quantized(&floats, "f32-nearest", &nearest);
+    let direct = converted("int4", Numbers::Int4);
+    let numbers = |f: &ModelFile| {
+        let m = f.model().unwrap();
+        let all = (0..).map_while(|i| m.tensor(i)).map(|(_, d, m)| format!("{d:?} {:?}", m.data));
+        all.collect::<Vec<_>>()
+    };
+    assert!(numbers(&nearest) == numbers(&direct));
+    // What the format does not allow is refused before anything is written.
+    let keep = Keep::parse("i4:lvlpos").unwrap();
+    let refused = Settings { keep, images: 1, ..settings(Numbers::Int4) };
+    let e = requantize(&floats, Some(&path("refused")), &refused, &mut |_, _, _| {}).unwrap_err();
+    assert!(e.to_string().contains("cannot be stored as i4"), "{e}");
+    assert!(!path("refused").exists());
+}
