@@ -41,9 +41,10 @@ impl<O: Ops> Host<'_, O> {
         let first = c.tokens_before(scale) + at;
         let out = part_mut(nums::<u16>(tokens)?, first, n);
         for (i, (token, logits)) in out.iter_mut().zip(pieces(cond, v)).enumerate() {
-            *token = match job.request.given(first + i) {
-                Some(given) => given,
-                None => {
+            *token = match job.request.tokens.and_then(|all| all.get(first + i)) {
+                // Others than codes were refused, but for those that say: draw.
+                Some(&given) if (given as usize) < v => given,
+                _ => {
                     let rng = TokenRng::new(job.request.seed, scale, at + i);
                     draw(logits, &job.request.sampling, rng, part_mut(scratch, 0, v)) as u16
                 }
