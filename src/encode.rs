@@ -13,13 +13,12 @@ use varmint_cpu::Cpu;
 /// let (file, other) = (ModelFile::open("fixtures/emoji-64.vmt")?, ModelFile::open("fixtures/emoji-64.vme")?);
 /// let (model, encoder) = (file.model()?, Encoder::parse(other.bytes())?);
 /// let tier = model.tier("full")?;
-/// let tokens = varmint::encode(&model, &encoder, &tier, picture)?;
+/// let mut tokens = varmint::encode(&model, &encoder, &tier, picture)?;
 /// // What is drawn anew: some cells of the latent.
 /// let config = &model.shape.config;
 /// let mask: Vec<bool> = (0..config.latent().tokens()).map(|cell| !inside(cell)).collect();
-/// let mut keep = vec![false; config.tokens()];
-/// edit::keep(config, &mask, &mut keep)?;
-/// let request = Request { tokens: Some(&tokens), keep: Some(&keep), ..Request::new(&model) };
+/// edit::keep(config, &mask, &mut tokens)?;
+/// let request = Request { tokens: Some(&tokens), ..Request::new(&model) };
 /// let image = Engine::new(&model, &tier)?.generate(request)?;
 /// # Ok(())
 /// # }

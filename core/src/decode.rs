@@ -28,10 +28,10 @@ pub(crate) struct Input<'a> {
 }
 
 /// Room of a convolution: the halo strip, a row of floats, what the kernel works in.
-struct Room<'a> {
-    strip: &'a mut [u8],
-    row: &'a mut [f32],
-    scratch: &'a mut [u8],
+pub(crate) struct Room<'a> {
+    pub(crate) strip: &'a mut [u8],
+    pub(crate) row: &'a mut [f32],
+    pub(crate) scratch: &'a mut [u8],
 }
 
 /// Fills the strip with the input rows that output rows `y..y + n` read (`pad` beyond on each side, zeros
@@ -72,7 +72,7 @@ pub(crate) fn fill<'s, O: Ops, T: bytemuck::Pod + Default>(
 }
 
 /// Output rows `y..y + n` of a convolution (3x3 with zero padding, or 1x1): `out` is `[n, W, cout]`.
-fn conv<O: Ops>(
+pub(crate) fn conv<O: Ops>(
     ops: &O,
     input: &Input<'_>,
     lin: &Linear<'_>,
@@ -176,12 +176,9 @@ impl Place {
     }
 
     pub(crate) fn map<'a>(&self, bytes: &'a [u8], c: usize) -> Map<'a> {
-        Map { bytes, w: self.w, c, store: self.store_of(self.input) }
-    }
-
-    /// The latent is float whatever the tier, and so is the picture that an encoder reads.
-    fn store_of(&self, buf: Buf) -> Store {
-        if matches!(buf, Buf::FHat | Buf::Rgb) { Store::F32 } else { self.store }
+        // The latent is float whatever the tier.
+        let store = if self.input == Buf::FHat { Store::F32 } else { self.store };
+        Map { bytes, w: self.w, c, store }
     }
 }
 
@@ -206,7 +203,7 @@ impl<O: Ops> Host<'_, O> {
                 self.norm(job, p, p.input, stat::MAP, cin, norm1, true, None)
             }
             (Layer::Res { cin, .. }, LayerWeights::Res { conv1, .. }, Pass::First) => {
-                self.first(job, p, &conv1, cin, y, (Buf::Hidden(p.level), stat::HIDDEN))
+                self.first(job, p, &conv1, cin, y)
             }
             (Layer::Res { cin, cout }, LayerWeights::Res { norm2, .. }, Pass::Norm2) => {
                 self.norm(job, p, Buf::Hidden(p.level), stat::HIDDEN, cout, norm2, true, Some(cin))
@@ -272,7 +269,7 @@ impl<O: Ops> Host<'_, O> {
     }
 
     /// A convolution of a raw map: the latent's two, and the enlargements.
-    pub(crate) fn plain(
+    fn plain(
         &mut self,
         job: &Job<'_>,
         p: Place,
@@ -296,14 +293,13 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in pieces_mut(out, p.out_w * cout).enumerate() {
-            save(&self.ops, output, p.store_of(p.output), y + i, row)?;
+            save(&self.ops, output, p.store, y + i, row)?;
             s.add(&self.ops, stat::MAP, row, cout);
         }
         Ok(())
     }
 
-    /// First convolution of a residual block, into the hidden map; or any other of a normed map, with the
-    /// statistics of what it makes in `set`.
+    /// First convolution of a residual block, into the hidden map.
     pub(crate) fn first(
         &mut self,
         job: &Job<'_>,
@@ -311,14 +307,14 @@ impl<O: Ops> Host<'_, O> {
         lin: &Linear<'_>,
         c: usize,
         y: usize,
-        (output, set): (Buf, usize),
     ) -> Result<(), Error> {
-        let [stats, out_rows, strip, scratch, input, output] = self
+        let hidden = Buf::Hidden(p.level);
+        let [stats, out_rows, strip, scratch, input, hidden] = self
             .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, output])?;
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, hidden])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
-            s.reset(set);
+            s.reset(stat::HIDDEN);
         }
         let (n, cout) = (p.rows(job, y), lin.bias.len());
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * cout)?;
@@ -327,8 +323,8 @@ impl<O: Ops> Host<'_, O> {
         let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
         for (i, row) in pieces_mut(out, p.w * cout).enumerate() {
-            save(&self.ops, output, p.store, y + i, row)?;
-            s.add(&self.ops, set, row, cout);
+            save(&self.ops, hidden, p.store, y + i, row)?;
+            s.add(&self.ops, stat::HIDDEN, row, cout);
         }
         Ok(())
     }

@@ -5,10 +5,11 @@
 //! M_k = 1 everywhere                        for scales of at most 3 tokens
 //! ```
 //!
-//! Tokens that stay replace drawn ones before they are added to the latent: [`crate::Request::keep`].
+//! Tokens that stay take the place of drawn ones before they are added to the latent: [`crate::Request::tokens`].
 
 use crate::config::{Config, Scale};
 use crate::error::Error;
+pub use crate::request::DRAW;
 use crate::slices::{part_mut, place};
 
 /// A scale of at most so many tokens stays whole: it has the colours of the picture, not its parts.
@@ -35,28 +36,38 @@ fn stays(mask: &[bool], latent: Scale, scale: Scale, (y, x): (usize, usize)) -> 
     2 * (high * upper + low * lower) > 4 * h * w
 }
 
-/// Which tokens of all scales stay, where `mask` says it of the cells of the latent, row by row. `out` has a place
-/// for every token.
+/// Leaves of a picture's tokens those that stay, where `mask` says it of the cells of the latent, row by row; in the
+/// place of the others comes [`DRAW`]. Returns how many these are.
 ///
 /// # Errors
-/// [`Error::BadImage`] for a mask of another size than the latent; [`Error::BadTokens`] for another number of places.
-pub fn keep(config: &Config, mask: &[bool], out: &mut [bool]) -> Result<(), Error> {
+/// [`Error::BadImage`] for a mask of another size than the latent; [`Error::BadTokens`] for another number of tokens;
+/// [`Error::Unsupported`] for a model of 65,536 codes, where no number is left to say it.
+pub fn keep(config: &Config, mask: &[bool], tokens: &mut [u16]) -> Result<usize, Error> {
     let latent = config.latent();
     if mask.len() != latent.tokens() {
         return Err(Error::BadImage { need: latent.tokens(), got: mask.len() });
     }
-    if out.len() != config.tokens() {
-        return Err(Error::BadTokens { need: config.tokens(), got: out.len() });
+    if tokens.len() != config.tokens() {
+        return Err(Error::BadTokens { need: config.tokens(), got: tokens.len() });
     }
+    if config.vocab > DRAW as u32 {
+        return Err(Error::Unsupported);
+    }
+    let mut drawn = 0;
     for k in 0..config.n_scales() {
         let scale = config.scale(k);
-        let out = part_mut(out, config.tokens_before(k), scale.tokens());
-        for (i, out) in out.iter_mut().enumerate() {
-            *out =
-                scale.tokens() <= WHOLE || stays(mask, latent, scale, place(i, scale.w as usize));
+        if scale.tokens() <= WHOLE {
+            continue;
+        }
+        let tokens = part_mut(tokens, config.tokens_before(k), scale.tokens());
+        for (i, token) in tokens.iter_mut().enumerate() {
+            if !stays(mask, latent, scale, place(i, scale.w as usize)) {
+                *token = DRAW;
+                drawn += 1;
+            }
         }
     }
-    Ok(())
+    Ok(drawn)
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@
 //! A plan of its own says the bytes; the same arena may then draw. Work is in bounded steps, as a generator's.
 
 use crate::config::{GROUPS, Shape};
-use crate::decode::{Input, Place, fill};
+use crate::decode::{Input, Place, Room, conv, fill};
 use crate::encoder::{Encoder, Part, Sizes};
 use crate::error::Error;
 use crate::generator::Progress;
-use crate::host::{Host, Job, nums};
+use crate::host::{Host, Job, nums, split};
 use crate::latent::reduce;
 use crate::lifetimes::{Builder, fold_buffers, next_place, product};
 use crate::maps::{Stats, save, stat};
@@ -29,7 +29,7 @@ use crate::scalar::row_scale;
 use crate::slices::{part, part_mut, pieces, pieces_mut};
 use crate::stage::{HEAD_TILE, Pass};
 use crate::tensor::Data;
-use crate::tier::Tier;
+use crate::tier::{Store, Tier};
 
 /// The next piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +129,14 @@ const fn buffers(sizes: &Sizes, shape: &Shape, tier: &Tier) -> Builder {
     b
 }
 
-/// Bytes of a value: pictures and latents are float whatever the tier.
+/// Pictures and latents are float whatever the tier.
+const fn is_float(buf: Buf) -> bool {
+    matches!(buf, Buf::Rgb | Buf::FHat)
+}
+
+/// Bytes of a value.
 const fn bytes_of(buf: Buf, store: usize) -> usize {
-    if matches!(buf, Buf::Rgb | Buf::FHat) { 4 } else { store }
+    if is_float(buf) { 4 } else { store }
 }
 
 impl Work {
@@ -358,19 +363,21 @@ impl<O: Ops> Host<'_, O> {
         let (h, w) = map_size(sizes, shape, level);
         let out = if let Part::Down { .. } = part { level + 1 } else { level };
         let (out_h, out_w) = map_size(sizes, shape, out);
-        let (spare, store) = (Buf::Spare(at), job.plan.tier.maps);
+        let (spare, maps) = (Buf::Spare(at), job.plan.tier.maps);
+        let of = |buf| if is_float(buf) { Store::F32 } else { maps };
+        let (store, made) = (of(input), of(output));
         let p = Place { input, output, spare, level, h, w, out_h, out_w, store };
         match (part, encoder.layer(at), pass) {
             (Part::Conv { cin, .. }, _, Pass::Scan) => self.scan(job, p, cin),
             (Part::Conv { cin, .. }, LayerWeights::Conv(lin), _) => {
-                self.plain(job, p, &lin, cin, 1, y)
+                self.make(job, p, &lin, (cin, false, made), y)
             }
             (Part::Down { c }, LayerWeights::Conv(lin), _) => self.down(job, p, &lin, c, y),
             (Part::Res { cin, .. }, LayerWeights::Res { norm1, .. }, Pass::Norm1) => {
                 self.norm(job, p, p.input, stat::MAP, cin, norm1, true, None)
             }
             (Part::Res { cin, .. }, LayerWeights::Res { conv1, .. }, Pass::First) => {
-                self.first(job, p, &conv1, cin, y, (Buf::Hidden(level), stat::HIDDEN))
+                self.first(job, p, &conv1, cin, y)
             }
             (Part::Res { cin, cout }, LayerWeights::Res { norm2, .. }, Pass::Norm2) => {
                 self.norm(job, p, Buf::Hidden(level), stat::HIDDEN, cout, norm2, true, Some(cin))
@@ -391,10 +398,42 @@ impl<O: Ops> Host<'_, O> {
                 self.norm(job, p, p.input, stat::MAP, c, norm, true, None)
             }
             (Part::Out { c, .. }, LayerWeights::Out { conv, .. }, _) => {
-                self.first(job, p, &conv, c, y, (p.output, stat::MAP))
+                self.make(job, p, &conv, (c, true, made), y)
             }
             _ => Err(Error::PlanMismatch),
         }
+    }
+
+    /// A convolution that makes a map to hand on, of `c` channels of one that is normed and activated, or raw.
+    fn make(
+        &mut self,
+        job: &Job<'_>,
+        p: Place,
+        lin: &Linear<'_>,
+        (c, normed, made): (usize, bool, Store),
+        y: usize,
+    ) -> Result<(), Error> {
+        let [stats, out_rows, strip, scratch, input, output] = self
+            .arena
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, p.output])?;
+        let mut s = Stats::new(stats)?;
+        if y == 0 {
+            if !normed {
+                let range = s.range(stat::MAP, c);
+                s.set_range(0, range);
+            }
+            s.reset(stat::MAP);
+        }
+        let (n, cout) = (p.rows(job, y), lin.bias.len());
+        let (out, row) = split(nums::<f32>(out_rows)?, n * p.out_w * cout)?;
+        let norm = normed.then(|| (s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
+        let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
+        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
+        for (i, row) in pieces_mut(out, p.out_w * cout).enumerate() {
+            save(&self.ops, output, made, y + i, row)?;
+            s.add(&self.ops, stat::MAP, row, cout);
+        }
+        Ok(())
     }
 
     /// A convolution with stride 2 of a raw map: output `(y, x)` reads rows `2y..2y + 3` and columns `2x..2x + 3`,
@@ -416,8 +455,7 @@ impl<O: Ops> Host<'_, O> {
             s.reset(stat::MAP);
         }
         let (n, cout) = (p.rows(job, y), lin.bias.len());
-        let all = nums::<f32>(out_rows)?;
-        let (out, row) = all.split_at_mut_checked(n * p.out_w * cout).ok_or(Error::PlanMismatch)?;
+        let (out, row) = split(nums::<f32>(out_rows)?, n * p.out_w * cout)?;
         let range = s.get_range(0);
         let input = Input { map: p.map(input, c), h: p.h, up: 1, norm: None, range };
         // Input rows 2y to 2(y + n), with a column of zeros on each side: the first is not read.

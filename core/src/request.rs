@@ -4,6 +4,9 @@ use crate::config::{MAX_TABLES, Sampling};
 use crate::error::Error;
 use crate::model::Model;
 
+/// In the place of a given token: this one is drawn. In a model of 65,536 codes it is the last of them, and nothing else.
+pub const DRAW: u16 = u16::MAX;
+
 /// What to make.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'t> {
@@ -13,10 +16,9 @@ pub struct Request<'t> {
     pub seed: u64,
     /// Guidance and sampling.
     pub sampling: Sampling,
-    /// All tokens, given instead of drawn (L of them): decodes a picture that was made before.
+    /// All tokens, given instead of drawn (L of them): decodes a picture that was made before. [`DRAW`] stands for one
+    /// that is drawn all the same: see [`crate::edit`].
     pub tokens: Option<&'t [u16]>,
-    /// Which of the given tokens stay (L of them); the others are drawn. All, if not given. See [`crate::edit`].
-    pub keep: Option<&'t [bool]>,
 }
 
 impl Request<'_> {
@@ -27,16 +29,6 @@ impl Request<'_> {
             seed: 0,
             sampling: model.shape.config.sampling,
             tokens: None,
-            keep: None,
-        }
-    }
-
-    /// Token `i` of all, if it is given and stays.
-    pub(crate) fn given(&self, i: usize) -> Option<u16> {
-        let tokens = self.tokens?;
-        match self.keep {
-            Some(keep) if !keep.get(i).copied().unwrap_or(false) => None,
-            _ => Some(tokens.get(i).copied().unwrap_or(0)),
         }
     }
 
@@ -54,17 +46,12 @@ impl Request<'_> {
         if !self.sampling.is_valid() {
             return Err(Error::BadSampling);
         }
-        let need = c.tokens();
-        if let Some(keep) = self.keep
-            && (keep.len() != need || self.tokens.is_none())
-        {
-            return Err(Error::BadTokens { need, got: keep.len() });
-        }
         if let Some(tokens) = self.tokens {
+            let need = c.tokens();
             if tokens.len() != need {
                 return Err(Error::BadTokens { need, got: tokens.len() });
             }
-            if let Some(got) = tokens.iter().position(|&t| t as u32 >= c.vocab) {
+            if let Some(got) = tokens.iter().position(|&t| t as u32 >= c.vocab && t != DRAW) {
                 return Err(Error::BadTokens { need, got });
             }
         }

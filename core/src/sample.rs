@@ -20,6 +20,7 @@ use crate::stage::HEAD_TILE;
 
 impl<O: Ops> Host<'_, O> {
     /// Mixes the two rows' logits (in place, into the first) and draws the tokens.
+    #[inline(never)] // or its frame would be in that of every stage
     pub(crate) fn draw(&mut self, job: &Job<'_>, scale: usize, at: usize) -> Result<(), Error> {
         let c = &job.model.shape.config;
         let v = c.vocab as usize;
@@ -45,13 +46,15 @@ impl<O: Ops> Host<'_, O> {
             sampling.top_k = 1;
         }
         for (i, (token, logits)) in out.iter_mut().zip(pieces(cond, v)).enumerate() {
-            *token = match job.request.given(first + i) {
-                Some(given) => given,
-                None => {
-                    let rng = TokenRng::new(job.request.seed, scale, at + i);
-                    draw(logits, &sampling, rng, part_mut(scratch, 0, v)) as u16
+            // Others than codes were refused, but for those that say: draw.
+            if let Some(all) = job.request.tokens {
+                *token = all.get(first + i).copied().unwrap_or(0);
+                if (*token as usize) < v {
+                    continue;
                 }
-            };
+            }
+            let rng = TokenRng::new(job.request.seed, scale, at + i);
+            *token = draw(logits, &sampling, rng, part_mut(scratch, 0, v)) as u16;
         }
         Ok(())
     }

@@ -41,7 +41,6 @@ impl Item {
             seed: self.seed,
             sampling: self.sampling,
             tokens: self.tokens.as_deref(),
-            keep: None,
         }
     }
 }

@@ -169,8 +169,7 @@ impl Golden {
                         None => continue,
                     },
                 };
-                let given = forced.as_deref();
-                let request = Request { labels, seed: 0, sampling, tokens: given, keep: None };
+                let request = Request { labels, seed: 0, sampling, tokens: forced.as_deref() };
                 let ram: &mut [u8] = bytemuck::cast_slice_mut(&mut arena);
                 let host = Host::new(ops, ram, &plan).map_err(failed)?;
                 let mut g = Generator::new(model, &plan, host, request).map_err(failed)?;

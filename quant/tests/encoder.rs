@@ -221,14 +221,16 @@ fn masks_shrink_as_the_official_code_shrinks_them() {
         let cells = config.latent().tokens();
         assert!(masks.len() >= 20 * cells);
         for (mask, wanted) in masks.chunks(cells).zip(wanted.chunks(config.tokens())) {
-            let mut keep = vec![false; config.tokens()];
-            edit::keep(config, mask, &mut keep).unwrap();
-            assert_eq!(keep, wanted, "{name}: {mask:?}");
+            let mut tokens = vec![7; config.tokens()];
+            let drawn = edit::keep(config, mask, &mut tokens).unwrap();
+            let stays: Vec<bool> = tokens.iter().map(|&t| t == 7).collect();
+            assert_eq!(stays, wanted, "{name}: {mask:?}");
+            assert_eq!(drawn, tokens.iter().filter(|&&t| t == edit::DRAW).count());
         }
-        let mut keep = vec![false; config.tokens()];
-        let short = edit::keep(config, &masks[..cells - 1], &mut keep);
+        let mut tokens = vec![7; config.tokens()];
+        let short = edit::keep(config, &masks[..cells - 1], &mut tokens);
         assert_eq!(short, Err(Error::BadImage { need: cells, got: cells - 1 }));
-        let few = edit::keep(config, &masks[..cells], &mut keep[1..]);
+        let few = edit::keep(config, &masks[..cells], &mut tokens[1..]);
         assert_eq!(few, Err(Error::BadTokens { need: config.tokens(), got: config.tokens() - 1 }));
     }
 }
@@ -386,9 +388,10 @@ fn files_that_lie_are_refused() {
     assert!(ModelFile::from_bytes(&file).model().is_err());
 }
 
-fn drawn(model: &Model<'_>, tier: &Tier, tokens: Option<&[u16]>, keep: Option<&[bool]>) -> Image {
-    let mut request = Request { tokens, keep, seed: 5, ..Request::new(model) };
+fn drawn(model: &Model<'_>, tier: &Tier, tokens: Option<&[u16]>, seed: u64) -> Image {
+    let mut request = Request { tokens, seed, ..Request::new(model) };
     request.labels[0] = Some(3);
+    request.sampling.top_k = 0;
     Engine::new(model, tier).unwrap().generate(request).unwrap()
 }
 
@@ -400,44 +403,35 @@ fn what_is_kept_stays_and_the_rest_is_drawn() {
     let config = &model.shape.config;
     let (rgb, _, _) = case.pictures().remove(0);
     let tokens = encode(&model, &encoder, &tier, &rgb).unwrap();
-    let (plain, again) =
-        (drawn(&model, &tier, None, None), drawn(&model, &tier, Some(&tokens), None));
+    let (plain, again) = (drawn(&model, &tier, None, 5), drawn(&model, &tier, Some(&tokens), 5));
     assert_ne!(plain, again);
-    let (all, none) = (vec![true; config.tokens()], vec![false; config.tokens()]);
-    assert_eq!(drawn(&model, &tier, Some(&tokens), Some(&all)), again);
-    assert_eq!(drawn(&model, &tier, Some(&tokens), Some(&none)), plain);
+    assert_eq!(again.tokens, tokens);
+    assert_eq!(drawn(&model, &tier, Some(&vec![edit::DRAW; config.tokens()]), 5), plain);
 
     // The right half anew.
     let latent = config.latent();
     let mask: Vec<bool> =
         (0..latent.tokens()).map(|i| i % latent.w as usize * 2 < latent.w as usize).collect();
-    let mut keep = none;
-    edit::keep(config, &mask, &mut keep).unwrap();
-    assert!(keep.iter().any(|&k| k) && keep.iter().any(|&k| !k));
-    let edited = drawn(&model, &tier, Some(&tokens), Some(&keep));
-    for (i, &stays) in keep.iter().enumerate() {
-        assert!(!stays || edited.tokens[i] == tokens[i], "token {i}");
+    let mut kept = tokens.clone();
+    let anew = edit::keep(config, &mask, &mut kept).unwrap();
+    assert!(anew > 0 && anew < kept.len());
+    let edited = drawn(&model, &tier, Some(&kept), 5);
+    for (i, (&kept, &token)) in kept.iter().zip(&tokens).enumerate() {
+        assert!(kept == edit::DRAW || (kept, edited.tokens[i]) == (token, token), "token {i}");
     }
     assert_ne!(edited.tokens, tokens);
-    // Drawn tokens are those of these logits and this seed, not leftovers: another seed, another picture.
-    let mut request = Request { tokens: Some(&tokens), keep: Some(&keep), ..Request::new(&model) };
-    request.sampling.top_k = 0;
-    let pictures: Vec<_> = (0..4)
-        .map(|seed| {
-            let mut request = request;
-            request.seed = seed;
-            Engine::new(&model, &tier).unwrap().generate(request).unwrap().tokens
-        })
-        .collect();
-    assert!(pictures.iter().any(|p| *p != pictures[0]));
+    // Drawn tokens are those of a seed, not leftovers.
+    let all: Vec<_> = (0..4).map(|seed| drawn(&model, &tier, Some(&kept), seed).tokens).collect();
+    assert!(all.iter().any(|t| *t != all[0]));
 
-    let refused = |tokens, keep| {
-        let request = Request { tokens, keep, ..Request::new(&model) };
-        Engine::new(&model, &tier).unwrap().generate(request).unwrap_err()
-    };
-    let need = config.tokens();
-    assert_eq!(refused(Some(&tokens), Some(&keep[1..])), Error::BadTokens { need, got: need - 1 });
-    assert_eq!(refused(None, Some(&keep)), Error::BadTokens { need, got: need });
+    // All cells stay: nothing changes. And what is no token and no wish is refused.
+    let mut same = tokens.clone();
+    assert_eq!(edit::keep(config, &vec![true; latent.tokens()], &mut same), Ok(0));
+    assert_eq!(same, tokens);
+    same[3] = 96;
+    let request = Request { tokens: Some(&same), ..Request::new(&model) };
+    let error = Engine::new(&model, &tier).unwrap().generate(request).unwrap_err();
+    assert_eq!(error, Error::BadTokens { need: config.tokens(), got: 3 });
 }
 
 fn varmint(args: &[&str]) -> (bool, String) {

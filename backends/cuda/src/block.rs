@@ -114,7 +114,8 @@ impl Cuda<'_> {
     /// The request as the kernels read it.
     fn request(&mut self, job: &Job<'_>) -> Result<(), Error> {
         let (r, s) = (job.request, &job.request.sampling);
-        if r.keep.is_some() {
+        let vocab = job.model.shape.config.vocab;
+        if r.tokens.is_some_and(|all| all.iter().any(|&t| t as u32 >= vocab)) {
             return Err(Error::Unsupported("editing: of given tokens all stay, or none are given"));
         }
         let c = &job.model.shape.config;

@@ -110,13 +110,12 @@ impl Args {
         let size = encoder.size(&model.shape);
         let mask = self.cells(&model, &picture, size)?;
         let config = &model.shape.config;
-        let mut keep = vec![true; config.tokens()];
-        edit::keep(config, &mask, &mut keep)?;
         let fitted = fitted(&picture, size);
-        let tokens = encode(&model, &encoder, &tier, &fitted.rgb)?;
+        let found = encode(&model, &encoder, &tier, &fitted.rgb)?;
+        let mut tokens = found.clone();
+        let drawn = edit::keep(config, &mask, &mut tokens)?;
 
-        let mut request =
-            Request { tokens: Some(&tokens), keep: Some(&keep), ..Request::new(&model) };
+        let mut request = Request { tokens: Some(&tokens), ..Request::new(&model) };
         request.sampling =
             super::sampling(&model, (self.guidance, self.top_k, self.top_p, self.temperature))?;
         let row = |table, name: &str, text: &String| {
@@ -137,7 +136,7 @@ impl Args {
         let mut images = Vec::new();
         if self.show {
             images.extend([fitted.clone(), greyed(&fitted, &mask, config)]);
-            images.push(engine.generate(Request { keep: None, ..request })?);
+            images.push(engine.generate(Request { tokens: Some(&found), ..request })?);
         }
         for class in classes {
             request.labels[0] = class;
@@ -154,11 +153,10 @@ impl Args {
         };
         let out = File::create(&self.out).with_context(|| self.out.display().to_string())?;
         image.write_png(BufWriter::new(out))?;
-        let drawn = keep.iter().filter(|&&stays| !stays).count();
         println!(
             "{}: {drawn} of {} tokens drawn anew, tier {}",
             self.out.display(),
-            keep.len(),
+            tokens.len(),
             tier.name()
         );
         Ok(())

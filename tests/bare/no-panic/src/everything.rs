@@ -98,11 +98,11 @@ fn editing(ops: impl Ops + Copy) -> Result<(), Error> {
     }
     encoding.tokens()?.iter().for_each(|&t| show(t as u8));
 
-    let (mask, mut stays) = ([any() > 0; 64], [false; 256]);
-    edit::keep(&model.shape.config, &mask, stays.get_mut(..any()).unwrap_or(&mut []))?;
+    let mask = [any() > 0; 64];
+    show_number(edit::keep(&model.shape.config, &mask, numbers_mut())?);
     let plan = Plan::new(&model.shape, &model.tier_at(any())?)?;
     let mut request = request(&model);
-    request.keep = Some(stays.get(..any()).unwrap_or(&[]));
+    request.tokens = Some(numbers());
     let mut g = Generator::new(&model, &plan, Host::new(ops, ram(), &plan)?, request)?;
     g.step()?;
     Ok(())
