@@ -55,6 +55,13 @@ fn tiles(job: &Job<'_>, t: Tile) -> impl ExactSizeIterator<Item = Tile> + Clone 
     (0..rows).map(move |row| Tile { row: t.row + row, ..t })
 }
 
+/// The row of condition table `t` that row `row` of the batch has; of row 1 "not given".
+fn condition(job: &Job<'_>, t: usize, row: usize) -> usize {
+    let none = job.model.shape.config.table(t).rows as usize - 1;
+    let label = job.request.labels.get(t).copied().flatten();
+    if row == 0 { label.map_or(none, |l| l as usize) } else { none }
+}
+
 impl<O: Ops> Host<'_, O> {
     /// `cond[row] = sum of the tables' rows`; row 1 is "not given" everywhere.
     pub(crate) fn setup(&mut self, job: &Job<'_>, trunk: usize) -> Result<(), Error> {
@@ -70,16 +77,13 @@ impl<O: Ops> Host<'_, O> {
         for (row, cond) in pieces_mut(nums::<f32>(cond)?, w).take(rows).enumerate() {
             cond.fill(0.0);
             for t in 0..c.n_tables() {
-                let none = c.table(t).rows as usize - 1;
-                let label = job.request.labels.get(t).copied().flatten();
-                let r = if row == 0 { label.map_or(none, |l| l as usize) } else { none };
-                job.model.table(trunk, t).add_row(r, cond);
+                job.model.table(trunk, t).add_row(condition(job, t, row), cond);
             }
         }
         Ok(())
     }
 
-    /// `ada[row, block] = W SiLU(cond[row]) + b`.
+    /// `ada[row, block] = W SiLU(cond[row]) + b`, or the row of a table that has it.
     pub(crate) fn ada(
         &mut self,
         job: &Job<'_>,
@@ -87,13 +91,21 @@ impl<O: Ops> Host<'_, O> {
         row: usize,
         block: usize,
     ) -> Result<(), Error> {
-        let shape = job.model.shape.trunk(trunk);
-        let lin = match job.model.block(trunk, block).ada {
-            Ada::Own(lin) => lin,
-            Ada::Offsets(_) => job.model.trunk(trunk).shared_ada.ok_or(Error::PlanMismatch)?,
-        };
-        let mods = if shape.shared_aln { 1 } else { shape.depth as usize };
-        self.project_cond(job, row, &lin, Buf::Ada, row * mods + block)
+        let place = row * job.model.shape.trunk(trunk).depth as usize + block;
+        match job.model.block(trunk, block).ada {
+            Ada::Own(lin) => self.project_cond(job, row, &lin, Buf::Ada, place),
+            Ada::Offsets(_) => {
+                let lin = job.model.trunk(trunk).shared_ada.ok_or(Error::PlanMismatch)?;
+                self.project_cond(job, row, &lin, Buf::Ada, row)
+            }
+            Ada::Rows(table) => {
+                let [out] = self.arena.take(job.plan, [Buf::Ada])?;
+                let out = part_mut(nums::<f32>(out)?, place * table.cols, table.cols);
+                out.fill(0.0);
+                table.add_row(condition(job, 0, row), out);
+                Ok(())
+            }
+        }
     }
 
     /// `head_ada[row] = W SiLU(cond[row]) + b`, its first half plus the head's gain.
@@ -141,7 +153,7 @@ impl<O: Ops> Host<'_, O> {
         let [ada, out] = self.arena.take(job.plan, [Buf::Ada, Buf::Mod])?;
         let to = if job.plan.tier.together { t.row } else { 0 };
         let place = match weights.ada {
-            Ada::Own(_) => t.row * trunk.depth as usize + t.block,
+            Ada::Own(_) | Ada::Rows(_) => t.row * trunk.depth as usize + t.block,
             Ada::Offsets(_) => t.row,
         };
         let out = part_mut(nums::<f32>(out)?, to * 6 * w, 6 * w);

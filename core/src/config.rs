@@ -126,6 +126,37 @@ pub struct Config {
     tables: [Table; MAX_TABLES],
 }
 
+/// Where the modulation of a trunk's blocks (AdaLN) comes from: how much of each channel, before and after attention
+/// and feed-forward part, follows from the condition alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aln {
+    /// A projection of the condition in every block.
+    Own,
+    /// One projection of it for all blocks, and offsets in each.
+    Shared,
+    /// In every block a row for every row of the condition table: projections that were multiplied out.
+    Baked,
+}
+
+impl Aln {
+    const fn parse(flags: u32) -> Self {
+        match flags & 5 {
+            0 => Self::Own,
+            1 => Self::Shared,
+            _ => Self::Baked,
+        }
+    }
+
+    /// As the flags of a trunk's record have it.
+    pub const fn flags(self) -> u32 {
+        match self {
+            Self::Own => 0,
+            Self::Shared => 1,
+            Self::Baked => 4,
+        }
+    }
+}
+
 /// A transformer (official class `VAR`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trunk {
@@ -137,8 +168,8 @@ pub struct Trunk {
     pub heads: u32,
     /// Hidden width of the feed-forward part.
     pub hidden: u32,
-    /// One AdaLN projection for all blocks.
-    pub shared_aln: bool,
+    /// Where the modulation of its blocks comes from.
+    pub aln: Aln,
     /// Queries and keys are L2-normalised per head.
     pub l2_norm: bool,
     /// Bytes of the widest input of a weight: 4 (float), 2 (12 bits) or 1 (8 bits).
@@ -375,7 +406,7 @@ impl Trunk {
         width: 0,
         heads: 1,
         hidden: 0,
-        shared_aln: false,
+        aln: Aln::Own,
         l2_norm: false,
         act: 4,
         wide_heads: [0; MAX_DEPTH],
@@ -401,7 +432,7 @@ impl Trunk {
             width: u32_at(b, 4),
             heads: u32_at(b, 8),
             hidden: u32_at(b, 12),
-            shared_aln: flags & 1 != 0,
+            aln: Aln::parse(flags),
             l2_norm: flags & 2 != 0,
             act: u32_at(b, 20),
             wide_heads: [0; MAX_DEPTH],
@@ -418,7 +449,7 @@ impl Trunk {
         if t.hidden == 0 || t.hidden > 32_768 || !t.hidden.is_multiple_of(8) {
             return bad(Fault::Config, at + 12);
         }
-        if flags > 3 {
+        if flags > 7 || flags & 5 == 5 {
             return bad(Fault::Config, at + 16);
         }
         if !matches!(t.act, 1 | 2 | 4) {
@@ -585,6 +616,9 @@ impl Shape {
             let o = i * TRUNK_BYTES;
             if let Some((_, rest)) = trunks.0.split_at_checked(o) {
                 s.trunks[i] = match Trunk::parse(rest, trunks.1 + o) {
+                    Ok(t) if matches!(t.aln, Aln::Baked) && s.config.n_tables() != 1 => {
+                        return bad(Fault::Config, trunks.1 + o + 16);
+                    }
                     Ok(t) => t,
                     Err(e) => return Err(e),
                 };

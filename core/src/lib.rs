@@ -62,7 +62,7 @@ pub mod tensor;
 pub mod tier;
 
 pub use budget::Budget;
-pub use config::{Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
+pub use config::{Aln, Config, Decoder, Sampling, Scale, Shape, Table, Trunk};
 pub use encode::Encoding;
 pub use encoder::Encoder;
 pub use error::{Error, Fault};

@@ -12,7 +12,7 @@
 use crate::buf::{Buf, Buffer, MAX_BUFFERS};
 use crate::bytes::up;
 use crate::cache::{near_bytes, now_bytes, past_bytes, row_last_scale};
-use crate::config::{GROUPS, Shape};
+use crate::config::{Aln, GROUPS, Shape};
 use crate::num::{up4, up32};
 use crate::plan::{ARENA_ALIGN, STATS};
 use crate::stage::{HEAD_TILE, map_size, out_size};
@@ -169,7 +169,7 @@ const fn trunk(
     let start = scale_tick(from);
     let (setup, end) = (if from == 0 { 0 } else { start }, scale_tick(until));
     let tile = min(tier.tile, x_tokens(shape, tier, set, false));
-    let mods = if t.shared_aln { 1 } else { t.depth as usize };
+    let mods = if matches!(t.aln, Aln::Shared) { 1 } else { t.depth as usize };
 
     b.add(Buf::Cond, 4 * rows * w, setup, start);
     b.add(Buf::Ada, product([4, rows, mods, 6, w]), setup, end);

@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::bytes::{slice, u8_at, u16_at, u32_at, u64_at, up};
-use crate::config::Shape;
+use crate::config::{Aln, Shape};
 use crate::error::{Error, Fault};
 use crate::file::{ALIGN, CRC_AT, Container, Kind, checksum};
 use crate::slices::part;
@@ -212,7 +212,7 @@ impl<'a> Model<'a> {
             head_ada: linear(after + place::HEAD_ADA),
             head_gain: self.vector(base + after + place::HEAD_GAIN, spec(after + place::HEAD_GAIN)),
             head: linear(after + place::HEAD),
-            shared_ada: t.shared_aln.then(|| linear(after + place::SHARED)),
+            shared_ada: matches!(t.aln, Aln::Shared).then(|| linear(after + place::SHARED)),
         }
     }
 
@@ -238,10 +238,10 @@ impl<'a> Model<'a> {
             fc1: linear(place::FC1),
             fc2: linear(place::FC2),
             gain: vector(place::GAIN),
-            ada: if t.shared_aln {
-                Ada::Offsets(vector(place::ADA))
-            } else {
-                Ada::Own(linear(place::ADA))
+            ada: match t.aln {
+                Aln::Own => Ada::Own(linear(place::ADA)),
+                Aln::Shared => Ada::Offsets(vector(place::ADA)),
+                Aln::Baked => Ada::Rows(self.matrix(base + at + place::ADA, spec(at + place::ADA))),
             },
         }
     }
@@ -313,6 +313,8 @@ pub enum Ada<'a> {
     Own(Linear<'a>),
     /// The shared projection plus these `[6C]`.
     Offsets(&'a [f32]),
+    /// A row `[6C]` for every row of the condition table.
+    Rows(Matrix<'a>),
 }
 
 /// The weights of one transformer block.

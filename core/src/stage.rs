@@ -15,7 +15,7 @@
 //! `const`, so that a plan made at compile time knows its work too.
 
 use crate::cache::classes;
-use crate::config::{Scale, Shape};
+use crate::config::{Aln, Scale, Shape};
 use crate::keep::on_grid;
 use crate::tensor::Layer;
 use crate::tier::Tier;
@@ -178,7 +178,7 @@ impl Stage {
         match self {
             Self::Setup { trunk } => Self::Ada { trunk, row: 0, block: 0 },
             Self::Ada { trunk, row, block } => {
-                let shared = shape.trunk(trunk).shared_aln;
+                let shared = matches!(shape.trunk(trunk).aln, Aln::Shared);
                 let mask = if shared { 0 } else { tier.blocks_of(trunk, 0) };
                 match next_block(mask, block + 1) {
                     Some(block) => Self::Ada { trunk, row, block },
@@ -280,7 +280,10 @@ impl Stage {
         let latent = c.latent();
         match self {
             Self::Setup { .. } | Self::Done | Self::Keep(_) | Self::Begin { scale: 0, .. } => 0,
-            Self::Ada { trunk, .. } => 6 * width(shape, trunk) * width(shape, trunk),
+            Self::Ada { trunk, .. } => match shape.trunk(trunk).aln {
+                Aln::Baked => 0,
+                _ => 6 * width(shape, trunk) * width(shape, trunk),
+            },
             Self::HeadAda { trunk, .. } => 2 * width(shape, trunk) * width(shape, trunk),
             Self::Begin { trunk, scale } => {
                 c.scale(scale).tokens() as u64 * width(shape, trunk) * z

@@ -11,7 +11,7 @@
 use half::f16;
 
 use crate::bytes::up;
-use crate::config::{Config, Decoder, Shape, Trunk};
+use crate::config::{Aln, Config, Decoder, Shape, Trunk};
 use crate::num::{GROUP4, up4, up32};
 use crate::slices::part;
 
@@ -113,6 +113,7 @@ pub enum Role {
     AdaWeight,
     AdaBias,
     AdaGss,
+    AdaTable,
     ConvWeight = 80,
     ConvBias,
     NormAffine,
@@ -238,12 +239,12 @@ pub fn common_spec(c: &Config, i: usize) -> Spec {
 
 /// Tensors of a trunk before its blocks.
 pub const fn trunk_head_count(c: &Config, t: &Trunk) -> usize {
-    9 + c.n_tables() + if t.shared_aln { 2 } else { 0 }
+    9 + c.n_tables() + if matches!(t.aln, Aln::Shared) { 2 } else { 0 }
 }
 
 /// Tensors of one block.
 pub const fn block_count(t: &Trunk) -> usize {
-    if t.shared_aln { 11 } else { 12 }
+    if matches!(t.aln, Aln::Own) { 12 } else { 11 }
 }
 
 /// Tensors of a trunk.
@@ -307,8 +308,11 @@ pub fn trunk_spec(c: &Config, t: &Trunk, set: usize, i: usize) -> Spec {
         7 => new(Role::Fc2Weight, b, w, h),
         8 => new(Role::Fc2Bias, b, 1, w).vector(),
         9 => new(Role::BlockGain, b, 2, w).vector(),
-        10 if t.shared_aln => new(Role::AdaGss, b, 6, w).vector(),
-        10 => new(Role::AdaWeight, b, 6 * w, w),
+        10 => match t.aln {
+            Aln::Own => new(Role::AdaWeight, b, 6 * w, w),
+            Aln::Shared => new(Role::AdaGss, b, 6, w).vector(),
+            Aln::Baked => new(Role::AdaTable, b, c.table(0).rows as usize, 6 * w).table(),
+        },
         _ => new(Role::AdaBias, b, 1, 6 * w).vector(),
     }
 }

@@ -230,7 +230,7 @@ mod tests {
             width: 8,
             heads: 2,
             hidden: 8,
-            shared_aln: false,
+            aln: varmint_core::Aln::Own,
             l2_norm: false,
             act: 4,
             wide_heads: [0; varmint_core::config::MAX_DEPTH],

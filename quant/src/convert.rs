@@ -14,12 +14,13 @@ use varmint_core::tensor::{Class, Dtype, Layer, Role, Spec};
 
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::describe::describe;
+use crate::classes;
+use crate::describe::{describe, labels};
 use crate::error::Error;
 use crate::meta::{Defaults, Embedded, Meta, Side};
 use crate::numbers::{Keep, Numbers, choose};
 use crate::official::{Hints, Layout, Official};
-use crate::origin::{Origin, origins, values};
+use crate::origin::{Origin, Source, origins, values};
 use crate::permute::{order, permute};
 use crate::quantize::{decode, encode, snr_db, view};
 use crate::tiers::MoreTier;
@@ -65,6 +66,10 @@ pub struct Options {
     pub tiers: Vec<MoreTier>,
     /// Which heads look far back: they are put first.
     pub calibration: Option<Calibration>,
+    /// Multiply the modulation (AdaLN) out: a row for every class in place of the projections.
+    pub bake: bool,
+    /// The classes that stay, as numbers, ranges or names; all where there are none.
+    pub classes: Vec<String>,
     /// Release number of the model.
     pub sequence: u32,
     /// Measure what encoding costs each tensor.
@@ -93,6 +98,8 @@ impl Options {
             first_tier: None,
             tiers: Vec::new(),
             calibration: None,
+            bake: false,
+            classes: Vec::new(),
             sequence: 0,
             measure: false,
         }
@@ -187,10 +194,13 @@ pub fn convert(
     for file in &decoders {
         official.add_decoder(file)?;
     }
-    let description = describe(&official, options, meta, out)?;
+    let rows = rows(&official, options, meta)?;
+    let description = describe(&official, options, meta, &rows, out)?;
     let shape = description.shape()?;
     let all = specs(&shape);
     let origins = origins(&official, &shape, &all);
+    let preview = meta.preview.as_ref();
+    let source = Source { official: &official, shape: &shape, preview, rows: &rows };
     let mut tensors = Vec::with_capacity(all.len());
     let file_bytes = write(
         out,
@@ -198,7 +208,7 @@ pub fn convert(
         |spec| choose(options.numbers, &options.keep, spec, is_edge(&shape, spec)),
         |i, spec, dtype| {
             let (origin, key) = (&origins[i], key(&origins[i], spec));
-            let v = values(&official, &shape, meta.preview.as_ref(), spec, origin)?;
+            let v = values(&source, spec, origin)?;
             let v = wide_first(options.calibration.as_ref(), spec, v);
             let e = encode(spec, dtype, &v, &key)?;
             let measured = options.measure && spec.class != Class::Vector;
@@ -211,6 +221,12 @@ pub fn convert(
         },
     )?;
     Ok(Report { name: description.name, file_bytes, tensors })
+}
+
+/// The rows of the first condition table that stay.
+fn rows(official: &Official<'_>, options: &Options, meta: &Meta) -> Result<Vec<usize>, Error> {
+    let Some(&(key, rows)) = official.var_config.tables.first() else { return Ok(Vec::new()) };
+    classes::rows(&options.classes, rows, labels(key, meta))
 }
 
 /// The values of a tensor with the wide heads of its block first, if it is one of heads.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use varmint_core::config::GROUPS;
-use varmint_core::{Sampling, Scale, Trunk};
+use varmint_core::{Aln, Sampling, Scale, Trunk};
 
 use crate::convert::Options;
 use crate::description::{DecoderSizes, Description, Table, TierRow};
@@ -25,6 +25,7 @@ pub(crate) fn describe(
     official: &Official<'_>,
     options: &Options,
     meta: &Meta,
+    rows: &[usize],
     out: &Path,
 ) -> Result<Description, Error> {
     let (var, vae) = (&official.var_config, &official.vae_config);
@@ -49,6 +50,9 @@ pub(crate) fn describe(
         return Err(Error::Option(m));
     }
     let mut trunks = official.trunks().map(|(_, var)| trunk(var)).collect::<Result<Vec<_>, _>>()?;
+    if options.bake {
+        bake(&mut trunks, var)?;
+    }
     let mut scales = schedule(&sizes, n_phi);
     var.layout.draw(&mut scales);
     if let Some(found) = &options.calibration {
@@ -69,7 +73,7 @@ pub(crate) fn describe(
         cvae: var.cvae as u32,
         n_phi: n_phi as u32,
         sampling: sampling_of(sampling)?,
-        tables: var.tables.iter().map(|&(key, rows)| table(key, rows, meta)).collect(),
+        tables: tables(var, rows, meta)?,
         tiers: tiers(options, var.layout, (&trunks, &decoders), &scales, guided)?,
         scales,
         trunks,
@@ -99,10 +103,51 @@ fn sampling_of(d: Defaults) -> Result<Sampling, Error> {
 }
 
 /// `class_emb.weight` is the table `class`.
-fn table(key: &str, rows: usize, meta: &Meta) -> Table {
-    let name = key.split('_').next().unwrap_or(key).to_owned();
-    let labels = meta.labels.get(&name).cloned().unwrap_or_default();
-    Table { name, rows, labels }
+fn table_name(key: &str) -> &str {
+    key.split('_').next().unwrap_or(key)
+}
+
+/// The names of a table's rows, if they have any.
+pub(crate) fn labels<'m>(key: &str, meta: &'m Meta) -> &'m [String] {
+    meta.labels.get(table_name(key)).map_or(&[], Vec::as_slice)
+}
+
+/// The condition tables; of the first one some rows.
+fn tables(var: &VarConfig, chosen: &[usize], meta: &Meta) -> Result<Vec<Table>, Error> {
+    let table = |(t, &(key, rows)): (usize, &(&'static str, usize))| {
+        let (name, mut labels) = (table_name(key).to_owned(), labels(key, meta).to_vec());
+        if !labels.is_empty() && labels.len() + 1 != rows {
+            return Err(Error::mismatch(
+                format!("labels of table {name:?}"),
+                rows - 1,
+                labels.len(),
+            ));
+        }
+        if t > 0 {
+            return Ok(Table { name, rows, labels });
+        }
+        if !labels.is_empty() {
+            let named = chosen.iter().filter(|&&row| row + 1 < rows);
+            labels = named.map(|&row| labels[row].clone()).collect();
+        }
+        Ok(Table { name, rows: chosen.len(), labels })
+    };
+    var.tables.iter().enumerate().map(table).collect()
+}
+
+/// Puts a row per class in the place of every block's own projection.
+fn bake(trunks: &mut [Trunk], var: &VarConfig) -> Result<(), Error> {
+    if var.tables.len() != 1 {
+        let m = "--bake: a picture's condition is the sum of rows of several tables here, which cannot be multiplied out \
+                 row by row";
+        return Err(Error::Option(m.to_owned()));
+    }
+    if trunks.iter().all(|t| t.aln == Aln::Shared) {
+        let m = "--bake: all blocks share one projection of the condition here; there is nothing to gain";
+        return Err(Error::Option(m.to_owned()));
+    }
+    trunks.iter_mut().filter(|t| t.aln == Aln::Own).for_each(|t| t.aln = Aln::Baked);
+    Ok(())
 }
 
 fn trunk(var: &VarConfig) -> Result<Trunk, Error> {
@@ -115,7 +160,7 @@ fn trunk(var: &VarConfig) -> Result<Trunk, Error> {
         width: var.width as u32,
         heads: var.heads as u32,
         hidden: var.mlp_hidden as u32,
-        shared_aln: var.shared_aln,
+        aln: if var.shared_aln { Aln::Shared } else { Aln::Own },
         l2_norm: var.attn_l2_norm,
         act: 4,
         wide_heads: [0; varmint_core::config::MAX_DEPTH],

@@ -229,7 +229,7 @@ impl Description {
 fn trunk(t: &Trunk) -> Record {
     let mut r = Record::new(TRUNK_BYTES);
     r.u32(0, t.depth).u32(4, t.width).u32(8, t.heads).u32(12, t.hidden);
-    r.u32(16, u32::from(t.shared_aln) | u32::from(t.l2_norm) << 1).u32(20, t.act);
+    r.u32(16, t.aln.flags() | u32::from(t.l2_norm) << 1).u32(20, t.act);
     r.put(32, &t.wide_heads);
     r
 }

@@ -10,7 +10,7 @@ use varmint_core::config::MAX_TABLES;
 use varmint_core::plan::{level_maps, second_row};
 use varmint_core::tensor::Layer;
 use varmint_core::{
-    Buf, Generator, Host, Model, Ops, Pass, Plan, Request, Sampling, Stage, Store, Tier,
+    Aln, Buf, Generator, Host, Model, Ops, Pass, Plan, Request, Sampling, Stage, Store, Tier,
 };
 
 use crate::checkpoint::Checkpoint;
@@ -335,7 +335,7 @@ impl Watch<'_> {
             Stage::Setup { .. } if greedy => {
                 let cond = floats(g.view(Buf::Cond)?);
                 let mut names = vec!["class_emb_rows"];
-                if !shape.trunk(0).shared_aln {
+                if shape.trunk(0).aln != Aln::Shared {
                     names.push("cond_block");
                 }
                 for row in 0..2 {
@@ -350,7 +350,7 @@ impl Watch<'_> {
                 }
                 tally.add("lvl_pos", 0, &lvl_pos, t.logits, false);
             }
-            Stage::Ada { row, .. } if greedy && shape.trunk(0).shared_aln => {
+            Stage::Ada { row, .. } if greedy && shape.trunk(0).aln == Aln::Shared => {
                 let ada = floats(g.view(Buf::Ada)?);
                 tally.add(
                     "cond_block",

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use varmint_core::tensor::{Dtype, Role, Spec};
-use varmint_core::{Config, Keep, Model, Store, Tier};
+use varmint_core::{Aln, Config, Keep, Model, Store, Tier};
 
 use crate::quantize::dtype_name;
 
@@ -70,7 +70,8 @@ pub struct TrunkInfo {
     pub width: u32,
     pub heads: u32,
     pub hidden: u32,
-    pub shared_aln: bool,
+    /// Where the modulation comes from: `own`, `shared` or `baked`.
+    pub aln: &'static str,
     pub l2_norm: bool,
     pub act: u32,
     /// Wide heads of each block.
@@ -164,7 +165,7 @@ pub const fn group(role: Role) -> &'static str {
         R::CondTable => "condition tables",
         R::HeadGain | R::HeadWeight | R::HeadBias => "head",
         R::HeadAdaWeight | R::HeadAdaBias | R::SharedAdaWeight | R::SharedAdaBias => "modulation",
-        R::AdaWeight | R::AdaBias | R::AdaGss | R::BlockGain => "modulation",
+        R::AdaWeight | R::AdaBias | R::AdaGss | R::AdaTable | R::BlockGain => "modulation",
         R::QkvWeight | R::QkvBias | R::QueryScale | R::ProjWeight | R::ProjBias => "attention",
         R::Fc1Weight | R::Fc1Bias | R::Fc2Weight | R::Fc2Bias => "feed-forward",
         R::ConvWeight | R::ConvBias | R::NormAffine => "image decoder",
@@ -258,7 +259,11 @@ pub fn summary(model: &Model<'_>, tensors: bool) -> Summary {
                 width: t.width,
                 heads: t.heads,
                 hidden: t.hidden,
-                shared_aln: t.shared_aln,
+                aln: match t.aln {
+                    Aln::Own => "own",
+                    Aln::Shared => "shared",
+                    Aln::Baked => "baked",
+                },
                 l2_norm: t.l2_norm,
                 act: t.act,
                 wide_heads: (0..t.depth as usize).map(|b| t.wide(b)).collect(),

@@ -9,6 +9,7 @@
 //! origin       official tensors -> ours
 //! numbers      which tensor is stored how
 //! quantize     values -> bytes, and back
+//! classes      which conditions stay
 //! describe     weights and options -> what the file says besides its tensors
 //! description  header sections -> bytes
 //! write        the .vmt file, tensor by tensor
@@ -41,6 +42,7 @@ pub mod boards;
 pub mod calibrate;
 pub mod calibration;
 pub mod checkpoint;
+mod classes;
 pub mod compare;
 pub mod convert;
 mod describe;

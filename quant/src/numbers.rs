@@ -85,7 +85,7 @@ pub struct Keep {
 }
 
 /// Roles whose storage can be chosen, as options write them.
-const ROLES: [(&str, Role); 15] = [
+const ROLES: [(&str, Role); 16] = [
     ("codebook", Role::Codebook),
     ("phi", Role::PhiWeight),
     ("word", Role::WordWeight),
@@ -100,6 +100,7 @@ const ROLES: [(&str, Role); 15] = [
     ("fc1", Role::Fc1Weight),
     ("fc2", Role::Fc2Weight),
     ("ada", Role::AdaWeight),
+    ("adatable", Role::AdaTable),
     ("conv", Role::ConvWeight),
 ];
 

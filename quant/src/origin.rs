@@ -10,13 +10,17 @@
 //! norms         weight, then bias
 //! 3x3           [co][ci][tap] -> [co][tap][ci]
 //! gains         ones
+//! baked ada     ada_lin(SiLU(row)) of every row of the condition table
 //! codebook      rows of length 1 where the method looks them up so (FlexVAR)
 //! positions     area means of a map, scale by scale (FlexVAR)
 //! 1x1 to 3x3    the middle tap of a 3x3 convolution (LlamaGen's `post_quant_conv`)
 //! q, k, v       one after the other (LlamaGen's attention)
 //! ```
 
+use varmint::Cpu;
 use varmint_core::Shape;
+use varmint_core::num::silu;
+use varmint_core::ops::{Ops, Taps};
 use varmint_core::tensor::{Layer, Role, Spec};
 
 use crate::error::Error;
@@ -63,6 +67,13 @@ pub(crate) enum Origin {
     },
     /// The bias of `blocks.{0}.attn.mat_qkv`.
     QkvBias(usize),
+    /// A condition table: those of its rows that stay, if it is the first.
+    Table {
+        key: &'static str,
+        rows: usize,
+    },
+    /// The modulation of block `.0` for those rows.
+    AdaTable(usize),
     /// The query scale of block `.0`.
     QueryScale(usize),
     LvlPos,
@@ -86,6 +97,8 @@ impl Origin {
             Self::Norm { key } => format!("{key}.weight/bias"),
             Self::QkvBias(b) => format!("blocks.{b}.attn.q_bias/v_bias"),
             Self::QueryScale(b) => format!("blocks.{b}.attn.scale_mul_1H11"),
+            Self::Table { key, .. } => (*key).to_owned(),
+            Self::AdaTable(b) => format!("blocks.{b}.ada_lin.1 (of every class)"),
             Self::LvlPos => "lvl_embed.weight + pos_1LC".to_owned(),
             Self::PreviewWeight | Self::PreviewBias => "preview".to_owned(),
             Self::Ones | Self::Zeros | Self::Identity => "(constant)".to_owned(),
@@ -196,7 +209,10 @@ fn origin(official: &Official<'_>, s: &Spec) -> Origin {
         Role::LvlPos if official.var_config.positions.is_some() => Origin::PosMap,
         Role::LvlPos => Origin::LvlPos,
         // The tables of a refiner have the same names.
-        Role::CondTable => matrix(official.var_config.tables[s.index].0),
+        Role::CondTable => {
+            let (key, rows) = official.var_config.tables[s.index];
+            Origin::Table { key, rows }
+        }
         Role::HeadAdaWeight => matrix("head_nm.ada_lin.1.weight"),
         Role::HeadAdaBias => vector("head_nm.ada_lin.1.bias"),
         Role::HeadWeight => matrix("head.weight"),
@@ -214,20 +230,25 @@ fn origin(official: &Official<'_>, s: &Spec) -> Origin {
         Role::Fc2Bias => vector(&block("ffn.fc2.bias")),
         Role::AdaWeight => matrix(&block("ada_lin.1.weight")),
         Role::AdaBias => vector(&block("ada_lin.1.bias")),
+        Role::AdaTable => Origin::AdaTable(s.index),
         Role::AdaGss => Origin::Var { key: block("ada_gss"), shape: vec![1, 1, s.rows, s.cols] },
         Role::HeadGain | Role::BlockGain => Origin::Ones,
         Role::ConvWeight | Role::ConvBias | Role::NormAffine => Origin::Zeros,
     }
 }
 
+/// What values are read from.
+pub(crate) struct Source<'a> {
+    pub(crate) official: &'a Official<'a>,
+    pub(crate) shape: &'a Shape,
+    pub(crate) preview: Option<&'a Preview>,
+    /// Rows of the first condition table that stay.
+    pub(crate) rows: &'a [usize],
+}
+
 /// Reads the values of a tensor, in our order.
-pub(crate) fn values(
-    official: &Official<'_>,
-    shape: &Shape,
-    preview: Option<&Preview>,
-    spec: &Spec,
-    origin: &Origin,
-) -> Result<Vec<f32>, Error> {
+pub(crate) fn values(source: &Source<'_>, spec: &Spec, origin: &Origin) -> Result<Vec<f32>, Error> {
+    let Source { official, shape, preview, rows } = source;
     // What trunks and decoders share has set 0.
     let first = (&official.var, &official.var_config);
     let (var, var_config) = official.trunks().nth(spec.set).unwrap_or(first);
@@ -276,6 +297,21 @@ pub(crate) fn values(
             all.extend(vae.need(&format!("{key}.bias"), &[spec.cols])?);
             all
         }
+        Origin::Table { key, rows: all } => {
+            let table = var.need(key, &[*all, width])?;
+            if spec.index == 0 { chosen(&table, width, rows) } else { table }
+        }
+        Origin::AdaTable(b) => {
+            let (key, all) = var_config.tables[0];
+            let mut x = chosen(&var.need(key, &[all, width])?, width, rows);
+            x.iter_mut().for_each(|v| *v = silu(*v));
+            let w = var.need(&format!("blocks.{b}.ada_lin.1.weight"), &[spec.cols, width])?;
+            let bias = var.need(&format!("blocks.{b}.ada_lin.1.bias"), &[spec.cols])?;
+            let mut out = vec![0.0; n];
+            // The bits that a file with the projection in f32 would compute.
+            Cpu::detect().gemm_f32(Taps::matrix(&x, rows.len(), width), &w, &bias, &mut out);
+            out
+        }
         Origin::QkvBias(b) => {
             let mut all = var.need(&format!("blocks.{b}.attn.q_bias"), &[width])?;
             all.resize(2 * width, 0.0);
@@ -316,6 +352,11 @@ pub(crate) fn values(
             (0..n).map(centre).collect()
         }
     })
+}
+
+/// Some rows of a table.
+fn chosen(table: &[f32], width: usize, rows: &[usize]) -> Vec<f32> {
+    rows.iter().flat_map(|row| &table[row * width..][..width]).copied().collect()
 }
 
 /// The area means of a map `[c, h, w]` on a grid of `nh` x `nw` cells, `[nh, nw, c]`. A cell covers the rows

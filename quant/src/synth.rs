@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use varmint_core::tensor::{Class, Dtype, Role, Spec};
-use varmint_core::{Sampling, Trunk};
+use varmint_core::{Aln, Sampling, Trunk};
 
 use crate::description::{DecoderSizes, Description, Table, TierRow};
 use crate::error::Error;
@@ -88,7 +88,7 @@ impl Shape {
                 width,
                 heads: self.depth,
                 hidden: 4 * width,
-                shared_aln: self.shared_aln,
+                aln: if self.shared_aln { Aln::Shared } else { Aln::Own },
                 l2_norm: true,
                 act: 4,
                 wide_heads: [0; varmint_core::config::MAX_DEPTH],

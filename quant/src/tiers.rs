@@ -253,7 +253,7 @@ mod tests {
         width: 64,
         heads: 1,
         hidden: 256,
-        shared_aln: false,
+        aln: varmint_core::Aln::Own,
         l2_norm: true,
         act: 1,
         wide_heads: [0; varmint_core::config::MAX_DEPTH],

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use common::model::{Tensors, only, tensors, with_levels};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-use varmint::ModelFile;
+use varmint::{Engine, ModelFile};
 use varmint_core::model::Ada;
 use varmint_core::tensor::{Dtype as Storage, Role};
+use varmint_core::{Aln, Request};
 use varmint_quant::{Keep, Meta, Numbers, Options, Report, convert};
 
 fn tmp(name: &str) -> PathBuf {
@@ -286,4 +287,47 @@ fn exceptions_from_the_number_format() {
     // One f16 weight makes the widest input of the trunk a float.
     let map = ModelFile::open(tmp("keep16.vmt")).unwrap();
     assert_eq!(map.model().unwrap().shape.trunk(0).act, 4);
+}
+
+/// The picture of a class, seed 5.
+fn drawn(map: &ModelFile, class: u32) -> Vec<u8> {
+    let model = map.model().unwrap();
+    let mut engine = Engine::new(&model, &model.tier_at(0).unwrap()).unwrap();
+    let request =
+        Request { seed: 5, labels: [Some(class), None, None, None], ..Request::new(&model) };
+    engine.generate(request).unwrap().rgb
+}
+
+#[test]
+fn baked_modulation() {
+    let map = good("baked", &a(), |o, _| o.bake = true);
+    let m = map.model().unwrap();
+    let Ada::Rows(table) = m.block(0, 2).ada else { panic!("no rows") };
+    assert_eq!((table.rows, table.cols, m.shape.trunk(0).aln), (11, 384, Aln::Baked));
+    // The same bits as with the projection, in f32.
+    let plain = good("unbaked", &a(), |_, _| {});
+    assert_eq!(drawn(&map, 7), drawn(&plain, 7));
+    assert_ne!(drawn(&map, 7), drawn(&map, 2));
+
+    let few = good("few", &a(), |o, meta| {
+        o.bake = true;
+        o.classes = ["7", "c2-c3", "4-5"].map(str::to_owned).to_vec();
+        meta.labels.insert("class".to_owned(), (0..10).map(|i| format!("c{i}")).collect());
+        meta.labels.get_mut("class").unwrap()[2] = "c2-c3".to_owned();
+    });
+    let m = few.model().unwrap();
+    let names: Vec<_> = (0..4).map(|row| m.label(0, row).unwrap()).collect();
+    assert_eq!((names, m.shape.config.table(0).rows), (vec!["c7", "c2-c3", "c4", "c5"], 5));
+    assert_eq!(drawn(&few, 0), drawn(&plain, 7));
+    assert_eq!(drawn(&few, 1), drawn(&plain, 2));
+    // Fewer classes without the tables of modulation.
+    let few = good("fewer", &a(), |o, _| o.classes = vec!["9".to_owned()]);
+    assert_eq!(drawn(&few, 0), drawn(&plain, 9));
+
+    let mut two = a();
+    put(&mut two, "var.style_emb.weight", &[3, 64], |i| i as f32 / 99.0);
+    let e = run("baked2", &two, |o, _| o.bake = true).unwrap_err();
+    assert!(e.contains("--bake") && e.contains("several tables"), "{e}");
+    let e = run("baked3", &a(), |o, _| o.classes = vec!["10".to_owned()]).unwrap_err();
+    assert!(e.contains("0 to 9"), "{e}");
 }

@@ -217,6 +217,15 @@ fn models() -> Vec<Attack> {
         ("decoder-1-of-1.vmt", in_tier(163, &[1]), e(110, 867)),
         ("trunk-1-of-1.vmt", in_tier(17, &[1]), e(110, 721)),
         ("phi-1-of-1.vmt", whole().put(config + 68, &[1]).sealed(), e(109, 324)),
+        ("aln-shared-and-baked.vmt", in_trunk(16, 7), e(108, 528)),
+        (
+            "baked-for-two-tables.vmt",
+            {
+                let at = large().section(Kind::Trunks) + 16;
+                large().u32(at, 6).sealed()
+            },
+            e(108, 528),
+        ),
         // Numbers that something is divided by.
         ("no-heads.vmt", in_trunk(8, 0), e(108, 520)),
         ("heads-that-do-not-divide.vmt", in_trunk(8, 3), e(108, 520)),

@@ -9,7 +9,7 @@ use varmint_core::file::{CRC_AT, checksum};
 use varmint_core::ops::{Packed4, Taps};
 use varmint_core::rng::philox;
 use varmint_core::tensor::{Class, Data, Dtype, MAX_I4, Role, Spec};
-use varmint_core::{Error, Fault, Generator, Model, Ops, Sampling, Scale, Step, Store, Trunk};
+use varmint_core::{Aln, Error, Fault, Generator, Model, Ops, Sampling, Scale, Step, Store, Trunk};
 use varmint_quant::description::{DecoderSizes, Description, Table, TierRow};
 use varmint_quant::quantize::{decode, encode, snr_db, view};
 use varmint_quant::write::write;
@@ -207,7 +207,7 @@ fn widths_are_padded() {
             width: 40,
             heads: 5,
             hidden: 72,
-            shared_aln: true,
+            aln: Aln::Shared,
             l2_norm: true,
             act: 1,
             wide_heads: [0; varmint_core::config::MAX_DEPTH],

@@ -286,7 +286,7 @@ fn lies_about_the_new_fields() {
 #[test]
 fn shared_modulation_is_its_reference() {
     let map = golden("shared", |_| ());
-    assert!(map.model().unwrap().shape.trunk(0).shared_aln);
+    assert_eq!(map.model().unwrap().shape.trunk(0).aln, varmint_core::Aln::Shared);
 }
 
 /// In int8 the first scale's logits, which no token has changed yet, are close.

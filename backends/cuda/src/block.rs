@@ -4,7 +4,7 @@
 use varmint_core::config::MAX_TABLES;
 use varmint_core::device::{kv, second_row};
 use varmint_core::model::{Ada, BlockWeights, Linear};
-use varmint_core::{Buf, Error as CoreError, Job, Store, Tile};
+use varmint_core::{Aln, Buf, Error as CoreError, Job, Store, Tile};
 
 use crate::device::Kernel;
 use crate::params::{self, Ptr, dtype, out};
@@ -180,9 +180,11 @@ impl Cuda<'_> {
         let lin = match job.model.block(trunk, block).ada {
             Ada::Own(lin) => lin,
             Ada::Offsets(_) => job.model.trunk(trunk).shared_ada.ok_or(CoreError::PlanMismatch)?,
+            // Refused before: a plan with such a trunk does not run here.
+            Ada::Rows(_) => return Err(CoreError::Unsupported.into()),
         };
         let six = 6 * t.width as usize;
-        let mods = if t.shared_aln { 1 } else { t.depth as usize };
+        let mods = if t.aln == Aln::Shared { 1 } else { t.depth as usize };
         let to = self.at(job, Buf::Ada) + (4 * block * six) as u64;
         self.project(job, trunk, &lin, to, mods * six)
     }
@@ -213,7 +215,7 @@ impl Cuda<'_> {
         let ada = self.at(job, Buf::Ada);
         let gain = self.of(weights.gain)?;
         Ok(match weights.ada {
-            Ada::Own(_) => Mods {
+            Ada::Own(_) | Ada::Rows(_) => Mods {
                 at: ada + (4 * t.block * six) as u64,
                 stride: trunk.depth as usize * six,
                 offsets: 0,

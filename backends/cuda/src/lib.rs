@@ -363,6 +363,11 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     }
     for set in (0..c.n_scales()).map(|k| t.trunk(k)) {
         let trunk = shape.trunk(set);
+        if trunk.aln == varmint_core::Aln::Baked {
+            return Err(Error::Unsupported(
+                "modulation that was multiplied out (convert without --bake)",
+            ));
+        }
         let (w, hidden, dim) = (trunk.width as usize, trunk.hidden as usize, trunk.head_dim());
         if !w.is_multiple_of(4) || !hidden.is_multiple_of(4) || !dim.is_multiple_of(4) || dim < 8 {
             return Err(Error::Unsupported("widths that are no multiples of 4"));

@@ -29,6 +29,8 @@ Examples:
         --refiner refiner.safetensors --decoder narrow=narrow.safetensors --first-tier full \\
         --tier half:blocks=4@3,blocks=2@5 --tier duet:refiner=4,cache=f16 \\
         --tier micro:blocks=0+2+5+7@2,decoder=narrow,tile=4,strip=2 -o m.vmt
+  For a device that draws three things: no class projections, no other classes:
+    varmint convert --var var_d16.pth --vae vae_ch160v4096z32.pth --numbers int4 --bake --classes 207,281,985 -o dog-cat-daisy.vmt
   Caches of a quarter or half of the history, more for heads that look far back:
     varmint calibrate m.vmt -o calibration.json
     varmint convert --var var.safetensors --vae vae.safetensors --calibration calibration.json \\
@@ -145,6 +147,14 @@ pub(crate) struct Args {
     /// first, so that tiers can keep more tokens for them. Changes no picture.
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// Multiply the modulation (AdaLN) out: a row of numbers for every class takes the place of the projections, a third of
+    /// the weights. A picture then reads two rows and no projection. For models of one condition table; with few
+    /// --classes the file is smaller as well.
+    #[arg(long)]
+    bake: bool,
+    /// Keep only these classes, numbered anew in this order: numbers, ranges or names (example: 207,250-259,goldfish).
+    #[arg(long, value_name = "CLASS,..", value_delimiter = ',')]
+    classes: Vec<String>,
     /// Release number of the model; devices with two slots start the larger one.
     #[arg(long, default_value_t = 0)]
     sequence: u32,
@@ -205,6 +215,7 @@ impl Args {
         (options.refiner, options.decoders) = (self.refiner.clone(), self.decoder.clone());
         (options.first_tier, options.tiers) = (self.first_tier.clone(), self.tier.clone());
         options.calibration = self.calibration.as_deref().map(Calibration::read).transpose()?;
+        (options.bake, options.classes) = (self.bake, self.classes.clone());
         (options.sequence, options.measure) = (self.sequence, self.report);
         Ok(options)
     }

@@ -80,7 +80,11 @@ fn print(s: &Summary) {
         println!("  table     {}: {} rows + \"not given\" ({names}{dots})", t.name, t.rows - 1);
     }
     for (i, t) in s.trunks.iter().enumerate() {
-        let ada = if t.shared_aln { "one AdaLN for all blocks" } else { "AdaLN per block" };
+        let ada = match t.aln {
+            "own" => "AdaLN per block",
+            "shared" => "one AdaLN for all blocks",
+            _ => "AdaLN multiplied out for every class",
+        };
         let l2 = if t.l2_norm { "normalised" } else { "plain" };
         println!(
             "  trunk {i}   {} blocks, width {}, {} heads, hidden {}, {ada}, {l2} q and k, inputs of {} B",

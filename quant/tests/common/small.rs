@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use varmint_core::tensor::{Class, Dtype, Role, Spec};
-use varmint_core::{Keep, Sampling, Scale, Store, Trunk};
+use varmint_core::{Aln, Keep, Sampling, Scale, Store, Trunk};
 use varmint_quant::description::{DecoderSizes, Description, Table, TierRow};
 use varmint_quant::synth::fill;
 use varmint_quant::{Error, Numbers};
@@ -16,7 +16,7 @@ fn trunk(depth: u32, heads: u32) -> Trunk {
         width,
         heads,
         hidden,
-        shared_aln: false,
+        aln: Aln::Own,
         l2_norm: true,
         act: 4,
         wide_heads: [0; varmint_core::config::MAX_DEPTH],
@@ -76,7 +76,7 @@ pub(crate) fn least() -> Description {
 pub(crate) fn mixed() -> Description {
     let mut first = trunk(2, 2);
     first.wide_heads[0] = 1;
-    let refiner = Trunk { shared_aln: true, l2_norm: false, ..trunk(1, 1) };
+    let refiner = Trunk { aln: Aln::Shared, l2_norm: false, ..trunk(1, 1) };
     let mut part = Keep { grid: 2, pool: 3, protect: 1, ..Keep::ALL };
     part.most[0][..3].copy_from_slice(&[1, 2, 3]);
     part.most[1][..3].copy_from_slice(&[1, 3, 5]);
@@ -112,7 +112,7 @@ pub(crate) fn mixed() -> Description {
 }
 
 /// Scales that replace the latent, with shares of guidance and greedy draws, one smaller than the one before it; more
-/// channels after the decoder's first convolution; scales that see themselves only.
+/// channels after the decoder's first convolution; scales that see themselves only; modulation that was multiplied out.
 pub(crate) fn replaced() -> Description {
     let scale = |h, w, rule| Scale::new(h, w, 0).with_rule(rule);
     let own = Keep { most: [[0; 16]; 2], ..Keep::ALL };
@@ -128,7 +128,8 @@ pub(crate) fn replaced() -> Description {
         n_phi: 0,
         sampling: sampling(2.0),
         scales: vec![scale(1, 1, 0), scale(3, 2, 0x85), scale(2, 3, 2), scale(3, 4, 0x80)],
-        trunks: vec![trunk(2, 2)],
+        tables: vec![table("class", 4, &[])],
+        trunks: vec![Trunk { aln: Aln::Baked, ..trunk(2, 2) }],
         decoders: vec![DecoderSizes { inner: 5, ..decoder(2, 0b10) }],
         tiers: vec![
             tier("all", &[(0, 0b11); 4]),
