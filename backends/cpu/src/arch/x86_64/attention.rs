@@ -50,15 +50,11 @@ impl Part<'_> {
         [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
     }
 
-    /// Sixteen channels of key `j` of the head from channel `c` on; of the last key for those beyond.
-    ///
-    /// # Safety
-    /// `c + 16 <= dim`.
+    /// Where the head's channels of sixteen keys from `j` on begin in `k`; those of the last key for those beyond.
     #[inline]
-    pub(super) unsafe fn key(&self, j: usize, c: usize) -> __m128i {
-        let at = j.min(self.n - 1) * self.width + self.head * self.dim + c;
-        // SAFETY: row and channels are inside `k`.
-        unsafe { _mm_loadu_si128(self.k.as_ptr().add(at).cast()) }
+    pub(super) fn keys(&self, j: usize) -> [usize; STEP] {
+        let first = self.head * self.dim;
+        core::array::from_fn(|i| (j + i).min(self.n - 1) * self.width + first)
     }
 }
 
@@ -260,14 +256,16 @@ impl Kernel for Pairs {
 unsafe fn scores_avx2(part: &Part<'_>, block: &mut Block, scores: *mut f32, stride: usize) {
     let mut keys = [[_mm256_setzero_si256(); 2]; MAX_DIM / 2];
     for j in (0..part.n).step_by(STEP) {
-        for (half, j) in [j, j + 8].into_iter().enumerate() {
+        let at = part.keys(j);
+        for (half, at) in at.as_chunks::<8>().0.iter().enumerate() {
             for (c, keys) in keys.as_chunks_mut::<8>().0.iter_mut().enumerate().take(part.dim / 16)
             {
                 let mut four = [_mm256_setzero_si256(); 4];
                 for (i, four) in four.iter_mut().enumerate() {
-                    // SAFETY: 16 channels of the head.
-                    let (low, high) =
-                        unsafe { (part.key(j + i, 16 * c), part.key(j + i + 4, 16 * c)) };
+                    // SAFETY: 16 channels of the head of a key that is there.
+                    let [low, high] = [at[i], at[i + 4]].map(|at| unsafe {
+                        _mm_loadu_si128(part.k.as_ptr().add(at + 16 * c).cast())
+                    });
                     *four = _mm256_set_m128i(high, low);
                 }
                 let [a, b, c, d] = four;
@@ -420,63 +418,121 @@ pub(super) fn value_scales(parts: &[Part<'_>], j: usize) -> [__m256; 2] {
     both
 }
 
-/// `num::exp`, eight at once.
+/// `num::exp` of what is not above 88.3 (of numbers less their maximum), eight by eight. The registers go step by step
+/// together: one alone would wait for itself.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn exp_avx2(x: __m256) -> __m256 {
+fn exp_avx2<const M: usize>(x: [__m256; M]) -> [__m256; M] {
     let set = |v: f32| _mm256_set1_ps(v);
     let magic = set(12_582_912.0);
-    // NaN takes the second operand, as in the reference.
-    let c = _mm256_min_ps(_mm256_max_ps(x, set(-87.3)), set(88.3));
-    let shifted = _mm256_add_ps(_mm256_mul_ps(c, set(core::f32::consts::LOG2_E)), magic);
-    let n = _mm256_sub_ps(shifted, magic);
-    let r = _mm256_sub_ps(
-        _mm256_sub_ps(c, _mm256_mul_ps(n, set(0.693_359_4))),
-        _mm256_mul_ps(n, set(-2.121_944_4e-4)),
-    );
-    let mut p = set(1.987_569_2e-4);
-    for k in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
-        p = _mm256_add_ps(_mm256_mul_ps(p, r), set(k));
+    let mut p = [_mm256_setzero_ps(); M];
+    let (mut r, mut two_n) = (p, p);
+    for i in 0..M {
+        // NaN takes the second operand, as in the reference.
+        let c = _mm256_max_ps(x[i], set(-87.3));
+        let shifted = _mm256_add_ps(_mm256_mul_ps(c, set(core::f32::consts::LOG2_E)), magic);
+        let n = _mm256_sub_ps(shifted, magic);
+        r[i] = _mm256_sub_ps(
+            _mm256_sub_ps(c, _mm256_mul_ps(n, set(0.693_359_4))),
+            _mm256_mul_ps(n, set(-2.121_944_4e-4)),
+        );
+        let bits = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+        let bits = _mm256_add_epi32(bits, _mm256_set1_epi32(127 << 23));
+        let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x[i], set(-87.3));
+        // 0 below, where the product has no other sign: y is not negative.
+        two_n[i] = _mm256_and_ps(_mm256_castsi256_ps(bits), above);
+        p[i] = set(1.987_569_2e-4);
     }
-    let y = _mm256_add_ps(_mm256_mul_ps(p, _mm256_mul_ps(r, r)), r);
-    let y = _mm256_add_ps(y, set(1.0));
-    let bits = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
-    let two_n = _mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(127 << 23)));
-    let above = _mm256_cmp_ps::<_CMP_GT_OQ>(x, set(-87.3));
-    _mm256_and_ps(_mm256_mul_ps(y, two_n), above)
+    for k in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1] {
+        for i in 0..M {
+            p[i] = _mm256_add_ps(_mm256_mul_ps(p[i], r[i]), set(k));
+        }
+    }
+    for i in 0..M {
+        let y = _mm256_add_ps(_mm256_mul_ps(p[i], _mm256_mul_ps(r[i], r[i])), r[i]);
+        p[i] = _mm256_mul_ps(_mm256_add_ps(y, set(1.0)), two_n[i]);
+    }
+    p
+}
+
+/// A softmax on its way, lane by lane of every row.
+struct Lanes {
+    max: [f32; ROWS],
+    sum: [[f32; 8]; ROWS],
+    most: [[f32; 8]; ROWS],
+}
+
+impl Lanes {
+    /// Sixteen scores of N rows to numerators times `scale`.
+    ///
+    /// # Safety
+    /// AVX2; N rows from `r` on are there, `scores` has 16 places in each, `stride` apart.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn numerators<const N: usize>(
+        &mut self,
+        r: usize,
+        scores: *mut f32,
+        stride: usize,
+        scale: [__m256; 2],
+    ) {
+        let (Some(max), Some(sums), Some(mosts)) = (
+            self.max.get(r..).and_then(|m| m.first_chunk::<N>()),
+            self.sum.get_mut(r..).and_then(|s| s.first_chunk_mut::<N>()),
+            self.most.get_mut(r..).and_then(|m| m.first_chunk_mut::<N>()),
+        ) else {
+            return;
+        };
+        let sign = _mm256_set1_ps(-0.0);
+        for (half, scale) in scale.into_iter().enumerate() {
+            let mut x = [_mm256_setzero_ps(); N];
+            for i in 0..N {
+                // SAFETY: the caller's promise.
+                let score = unsafe { _mm256_loadu_ps(scores.add(i * stride + 8 * half)) };
+                x[i] = _mm256_sub_ps(score, _mm256_set1_ps(max[i]));
+            }
+            let p = exp_avx2(x);
+            for i in 0..N {
+                let w = _mm256_mul_ps(p[i], scale);
+                let (sum, most) = (sums[i].as_mut_ptr(), mosts[i].as_mut_ptr());
+                // SAFETY: rows are eight lanes long; `scores` as above.
+                unsafe {
+                    _mm256_storeu_ps(sum, _mm256_add_ps(_mm256_loadu_ps(sum), p[i]));
+                    let m = _mm256_max_ps(_mm256_andnot_ps(sign, w), _mm256_loadu_ps(most));
+                    _mm256_storeu_ps(most, m);
+                    _mm256_storeu_ps(scores.add(i * stride + 8 * half), w);
+                }
+            }
+        }
+    }
 }
 
 /// See `Kernel::softmax`.
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn softmax_avx2(parts: &[Part<'_>], block: &Block, scores: *mut f32, n: usize) -> Sums {
-    let sign = _mm256_set1_ps(-0.0);
-    let mut sums = [[0.0f32; 8]; ROWS];
-    let mut most = [[0.0f32; 8]; ROWS];
     let max = block.max.map(|m| largest(&m, f32::MIN));
+    let mut lanes = Lanes { max, sum: [[0.0; 8]; ROWS], most: [[0.0; 8]; ROWS] };
     for j in (0..n).step_by(STEP) {
         let scale = value_scales(parts, j);
         let left = (n - j).min(STEP);
-        let lanes = sums.iter_mut().zip(&mut most).zip(&max).enumerate();
-        for (r, ((sum, most), &max)) in lanes.take(block.rows) {
-            // SAFETY: the caller's promise; `left` keys remain. Arrays are as long as what is moved.
+        let mut r = 0;
+        while r < block.rows {
+            // SAFETY: the caller's promise; `left` keys remain. The buffer has 16 places.
             unsafe {
                 let at = scores.add(r * n + j);
-                let mut x = load(at, left);
-                for (x, &scale) in x.iter_mut().zip(&scale) {
-                    let p = exp_avx2(_mm256_sub_ps(*x, _mm256_set1_ps(max)));
-                    let total = _mm256_add_ps(_mm256_loadu_ps(sum.as_ptr()), p);
-                    _mm256_storeu_ps(sum.as_mut_ptr(), total);
-                    let w = _mm256_mul_ps(p, scale);
-                    let m = _mm256_loadu_ps(most.as_ptr());
-                    let m = _mm256_max_ps(_mm256_andnot_ps(sign, w), m);
-                    _mm256_storeu_ps(most.as_mut_ptr(), m);
-                    *x = w;
+                if left == STEP && block.rows - r >= 4 {
+                    lanes.numerators::<4>(r, at, n, scale);
+                    r += 4;
+                } else {
+                    let mut buffer = load(at, left);
+                    lanes.numerators::<1>(r, buffer.as_mut_ptr().cast(), 0, scale);
+                    save(buffer, at, left);
+                    r += 1;
                 }
-                save(x, at, left);
             }
         }
     }
-    Sums { total: sums.map(tree), largest: most.map(|m| largest(&m, 0.0)) }
+    Sums { total: lanes.sum.map(tree), largest: lanes.most.map(|m| largest(&m, 0.0)) }
 }
 
 /// Sixteen channels of two values, interleaved: channels 0..4 and 8..12, then 4..8 and 12..16.
@@ -505,18 +561,19 @@ pub(super) unsafe fn values_avx2(
     for part in parts {
         for first in (0..part.n).step_by(CHUNK) {
             let keys = CHUNK.min(part.n - first);
-            for (j, pairs) in (0..keys).step_by(2).zip(&mut chunk) {
-                for (at, pair) in (c..dim).step_by(16).zip(pairs) {
-                    // SAFETY: 16 channels of a key of the part.
-                    let value = |j: usize| unsafe {
-                        let at = (first + j) * width + part.head * dim + at;
-                        _mm256_cvtepi8_epi16(_mm_loadu_si128(part.v.as_ptr().add(at).cast()))
-                    };
-                    let (a, b) = (value(j), if j + 1 < keys { value(j + 1) } else { zero });
-                    *pair = [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
+            let tiles = (dim - c) / 16;
+            let at = first * width + part.head * dim + c;
+            // SAFETY: so many channels of the head of keys that are there.
+            unsafe {
+                let v = part.v.as_ptr().add(at);
+                match tiles {
+                    1 => turn::<1>(v, width, keys, &mut chunk),
+                    2 => turn::<2>(v, width, keys, &mut chunk),
+                    3 => turn::<3>(v, width, keys, &mut chunk),
+                    _ => turn::<4>(v, width, keys, &mut chunk),
                 }
             }
-            for tile in 0..(dim - c) / 16 {
+            for tile in 0..tiles {
                 let mut r = 0;
                 while r < rows {
                     // SAFETY: rows from r on of `probs` have the part's keys.
@@ -549,6 +606,30 @@ pub(super) unsafe fn values_avx2(
     }
 }
 
+/// Interleaves the values of two keys at a time, 16 T channels of each.
+///
+/// # Safety
+/// AVX2; `v` has `keys` rows of 16 T channels that lie `width` apart; `keys <= CHUNK`, `T <= MAX_DIM / 16`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn turn<const T: usize>(v: *const i8, width: usize, keys: usize, chunk: &mut Chunk) {
+    // SAFETY: the caller's promise.
+    let value = |j: usize, t: usize| unsafe {
+        _mm256_cvtepi8_epi16(_mm_loadu_si128(v.add(j * width + 16 * t).cast()))
+    };
+    let pair = |a, b| [_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b)];
+    for (j, pairs) in chunk.iter_mut().enumerate().take(keys / 2) {
+        for (t, to) in pairs.iter_mut().enumerate().take(T) {
+            *to = pair(value(2 * j, t), value(2 * j + 1, t));
+        }
+    }
+    if let (true, Some(pairs)) = (keys % 2 == 1, chunk.get_mut(keys / 2)) {
+        for (t, to) in pairs.iter_mut().enumerate().take(T) {
+            *to = pair(value(keys - 1, t), _mm256_setzero_si256());
+        }
+    }
+}
+
 /// Adds the weighted values of a chunk to 16 channels of N rows.
 ///
 /// # Safety
@@ -567,22 +648,22 @@ unsafe fn add_pairs<const N: usize>(
     for (acc, sums) in acc.iter_mut().zip(&*sums) {
         *acc = sums[tile];
     }
-    for (j, pairs) in chunk.iter().enumerate().take(keys.div_ceil(2)) {
-        let [low, high] = pairs[tile];
-        for (i, acc) in acc.iter_mut().enumerate() {
-            // SAFETY: a pair of row i, or its last weight.
-            let two = unsafe {
-                let from = probs.add(i * n + 2 * j);
-                if 2 * j + 1 < keys {
-                    from.cast::<i32>().read_unaligned()
-                } else {
-                    *from as u16 as i32
-                }
-            };
+    let mut add = |[low, high]: Pair, two: [i32; N]| {
+        for (acc, two) in acc.iter_mut().zip(two) {
             let two = _mm256_set1_epi32(two);
             acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(low, two));
             acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(high, two));
         }
+    };
+    for (j, pairs) in chunk.iter().enumerate().take(keys / 2) {
+        // SAFETY: a pair of every row.
+        let two = |i| unsafe { probs.add(i * n + 2 * j).cast::<i32>().read_unaligned() };
+        add(pairs[tile], core::array::from_fn(two));
+    }
+    if let (true, Some(pairs)) = (keys % 2 == 1, chunk.get(keys / 2)) {
+        // SAFETY: the last weight of every row.
+        let one = |i| unsafe { *probs.add(i * n + keys - 1) as u16 as i32 };
+        add(pairs[tile], core::array::from_fn(one));
     }
     for (acc, sums) in acc.iter().zip(sums) {
         sums[tile] = *acc;

@@ -68,18 +68,13 @@ unsafe fn scores_vnni(part: &Part<'_>, block: &mut Block, scores: *mut f32, stri
     for j in (0..part.n).step_by(STEP) {
         // 128 times the sum of a key, which the offset of the queries adds.
         let mut offset = _mm512_setzero_si512();
+        let at = part.keys(j);
         for (c, keys) in keys.as_chunks_mut::<4>().0.iter_mut().enumerate().take(part.dim / 16) {
             let mut four = [_mm512_setzero_si512(); 4];
             for (i, four) in four.iter_mut().enumerate() {
-                // SAFETY: 16 channels of the head.
-                let (k0, k1, k2, k3) = unsafe {
-                    (
-                        part.key(j + i, 16 * c),
-                        part.key(j + i + 4, 16 * c),
-                        part.key(j + i + 8, 16 * c),
-                        part.key(j + i + 12, 16 * c),
-                    )
-                };
+                // SAFETY: 16 channels of the head of a key that is there.
+                let [k0, k1, k2, k3] = [at[i], at[i + 4], at[i + 8], at[i + 12]]
+                    .map(|at| unsafe { _mm_loadu_si128(part.k.as_ptr().add(at + 16 * c).cast()) });
                 let (low, high) = (_mm256_set_m128i(k1, k0), _mm256_set_m128i(k3, k2));
                 *four = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
             }

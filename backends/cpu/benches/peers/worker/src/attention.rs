@@ -12,8 +12,8 @@ use varmint_cpu::Cpu;
 use crate::varmint::parse;
 use crate::{Case, Engine};
 
-/// Query rows that go together, as in a plan.
-const ROWS: usize = 8;
+/// Query rows that go together, as in the plan of a model of the shape of VAR-d16.
+const ROWS: usize = 16;
 
 struct Attention {
     cpu: Cpu,
