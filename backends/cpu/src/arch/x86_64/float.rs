@@ -187,12 +187,14 @@ impl<'a, W: Weight> Product<'a, W> {
 #[inline]
 #[target_feature(enable = "avx2")]
 fn trees(of: [__m256; 8]) -> __m256 {
-    // j and j + 4 share a register: [a + e, b + f, c + g, d + h] of each.
+    // j and j + 4 share a register: [a + e, b + f, c + g, d + h] of each. (Not by `vperm2f128`, which is eight
+    // operations on the first Zen.)
     let half = |j: usize| {
         let (low, high) = (of[j], of[j + 4]);
+        let upper = _mm256_castps128_ps256(_mm256_extractf128_ps::<1>(low));
         _mm256_add_ps(
-            _mm256_permute2f128_ps::<0x20>(low, high),
-            _mm256_permute2f128_ps::<0x31>(low, high),
+            _mm256_insertf128_ps::<1>(low, _mm256_castps256_ps128(high)),
+            _mm256_blend_ps::<0xF0>(upper, high),
         )
     };
     // [(a + e) + (c + g), (b + f) + (d + h)] of two in each half.
