@@ -13,6 +13,7 @@ torch.ao.quantization.quantize_dynamic makes them; its decoder stays f32.
 
 peak RSS is what the system says of a process at its end. Varmint's model is mapped: the pages that the run has read
 count, and the system may take them back. "arena" is what the plan says, all the memory besides that varmint takes.
+"baked" has the modulation of every class multiplied out (`varmint convert --bake`): an image reads two rows of it.
 """
 
 import argparse
@@ -144,17 +145,19 @@ def write_checkpoints(args):
 
 
 def models(args):
-    """Files of f32, int8 and 4-bit weights, each with its tiers."""
+    """Files of f32, int8 and 4-bit weights, the last also with modulation multiplied out; each with its tiers."""
     var, vae, lite = checkpoints(args)
     half, quarter = max(1, args.depth // 2), max(1, args.depth // 4)
     tiers = [t.format(half=half, quarter=quarter) for t in TIERS]
     tiers += ["--tier", f"lite-decoder:blocks={quarter}@6,decoder=lite"]
     files = {}
-    for numbers in ("f32", "int8", "int4"):
-        out = files[numbers] = os.path.join(args.dir, f"d{args.depth}-{numbers}.vmt")
+    for name in ("f32", "int8", "int4", "int4-baked"):
+        numbers, *baked = name.split("-")
+        out = files[name] = os.path.join(args.dir, f"d{args.depth}-{name}.vmt")
         if os.path.exists(out) and os.path.getmtime(out) > os.path.getmtime(args.varmint):
             continue
         more = [] if numbers == "f32" else ["--decoder", f"lite={lite}", *tiers]
+        more += ["--bake"] if baked else []
         run(args.varmint, "convert", "--var", var, "--vae", vae, "--numbers", numbers, "--quiet", *more, "-o", out)
     return files
 
@@ -204,6 +207,8 @@ def engines(args):
         "varmint W4A8 balanced": ours("int4", "balanced"),
         "varmint W4A8 lite": ours("int4", "lite"),
         "varmint W4A8 lite, lite decoder": ours("int4", "lite-decoder"),
+        "varmint W4A8 baked": ours("int4-baked", "int4"),
+        "varmint W4A8 baked lite": ours("int4-baked", "lite"),
     }
 
 
