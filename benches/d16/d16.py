@@ -38,7 +38,9 @@ examples:
 
 It builds jetson_gen and varmint with cargo. Files stay in --dir for the next time.
 """
-TIERS = ["--tier", "balanced:blocks={half}@6", "--tier", "lite:blocks={quarter}@6"]
+# Of the late scales, which are most of the work, part of the blocks; in the lighter tiers without guidance, as those of
+# the shipped model have it.
+TIERS = ["--tier", "balanced:blocks={half}@6", "--tier", "lite:blocks={quarter}@6,guided=6"]
 LITE_DECODER = 32
 
 
@@ -149,7 +151,7 @@ def models(args):
     var, vae, lite = checkpoints(args)
     half, quarter = max(1, args.depth // 2), max(1, args.depth // 4)
     tiers = [t.format(half=half, quarter=quarter) for t in TIERS]
-    tiers += ["--tier", f"lite-decoder:blocks={quarter}@6,decoder=lite"]
+    tiers += ["--tier", f"lite-decoder:blocks={quarter}@6,guided=6,decoder=lite"]
     files = {}
     for name in ("f32", "int8", "int4", "int4-baked"):
         numbers, *baked = name.split("-")
