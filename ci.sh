@@ -35,7 +35,7 @@ fuzz() { # 200,000 lies about model files; then coverage-guided fuzzing, FUZZ_SE
     CUSTOM_LIBFUZZER_PATH=$PWD/fuzz/Cargo.toml cargo clippy --manifest-path fuzz/Cargo.toml -- -D warnings
     fuzz_targets "file small hostile/vmt" "step small"
     fuzz_targets "pth pth hostile/pth" "safetensors pth hostile/safetensors"
-    fuzz_targets "plan small hostile/vmt"
+    fuzz_targets "plan small hostile/vmt" "encoder small"
 }
 
 fuzz_targets() { # side by side: each a target and its seeds in fixtures/; what is found new goes to fuzz/corpus/

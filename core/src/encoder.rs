@@ -10,12 +10,12 @@
 
 use half::f16;
 
-use crate::bytes::{slice, u16_at, u32_at, u64_at, up};
+use crate::bytes::{slice, u8_at, u16_at, u32_at, u64_at, up};
 use crate::config::{DECODER_BYTES, Decoder};
 use crate::error::{Error, Fault};
 use crate::file::{ALIGN, CRC_AT, checksum};
 use crate::model::{Directory, LayerWeights, Linear, Model, matrix};
-use crate::tensor::{Data, Layer, RECORD_BYTES, Spec};
+use crate::tensor::{Data, Dtype, Layer, Matrix, RECORD_BYTES, Spec};
 
 /// First bytes of an encoder file.
 pub const MAGIC: [u8; 8] = *b"VARMENC\0";
@@ -281,6 +281,21 @@ impl<'a> Encoder<'a> {
     /// Bytes of the whole file.
     pub fn file_bytes(&self) -> usize {
         self.file.len()
+    }
+
+    /// The tensor at position `i` of the directory, with its specification and storage. For tools.
+    pub fn tensor(&self, i: usize) -> Option<(Spec, Dtype, Matrix<'a>)> {
+        let (mut n, mut found) = (0, None);
+        let _ = self.sizes.for_each_spec(|spec| {
+            if n == i {
+                found = Some(spec);
+                return Err(());
+            }
+            n += 1;
+            Ok(())
+        });
+        let dtype = Dtype::parse(u8_at(self.records, i * RECORD_BYTES + 2))?;
+        found.map(|spec| (spec, dtype, matrix(self.file, self.records, i, spec)))
     }
 
     /// The weights of layer `at`.

@@ -10,7 +10,9 @@ use varmint::file::{
 };
 use varmint::plan::ARENA_ALIGN;
 use varmint::tier::TIER_BYTES;
-use varmint::{Error, Generator, Host, Model, ModelFile, Plan, Request, Shape, Stage, Step};
+use varmint::{
+    Encoder, Encoding, Error, Generator, Host, Model, ModelFile, Plan, Request, Shape, Stage, Step, encoder,
+};
 use work::Counting;
 
 /// The bytes as a file whose header is right as far as it can be known: what would otherwise stop nearly every changed
@@ -28,6 +30,60 @@ pub fn sealed(bytes: &[u8]) -> ModelFile {
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
     }
     ModelFile::from_bytes(&bytes)
+}
+
+/// The same for an encoder file. Of which models it is, nobody says.
+pub fn sealed_encoder(bytes: &[u8]) -> ModelFile {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() >= encoder::HEADER_BYTES {
+        bytes[..8].copy_from_slice(&encoder::MAGIC);
+        bytes[8..12].copy_from_slice(&encoder::VERSION.to_le_bytes());
+        let len = bytes.len() as u64;
+        bytes[16..24].copy_from_slice(&len.to_le_bytes());
+        bytes[28..32].fill(0);
+        let crc = checksum(&bytes).to_le_bytes();
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
+    }
+    ModelFile::from_bytes(&bytes)
+}
+
+/// Encodes a picture for the small model, if it is an encoder for it and takes little time; in all tiers.
+pub fn encode(encoder: &Encoder<'_>) {
+    let mut i = 0;
+    while let Some((spec, _, matrix)) = encoder.tensor(i) {
+        assert_eq!((spec.rows, spec.cols, spec.taps), (matrix.rows, matrix.cols, matrix.taps));
+        i += 1;
+    }
+    let file = ModelFile::from_bytes(include_bytes!("../../fixtures/small/mixed.vmt"));
+    let model = file.model().unwrap();
+    for tier in model.tiers() {
+        // What a plan looks at: layers times strips.
+        if encoder.belongs_to(&model).is_err() || encoder.sizes.n_layers() > 100 {
+            return;
+        }
+        let plan = match encoder.plan(&model.shape, &tier) {
+            Ok(plan) => plan,
+            Err(Error::PlanTooLarge) => continue,
+            Err(e) => panic!("{e}"),
+        };
+        plan.verify().unwrap();
+        if plan.bytes() > 1 << 20 || plan.total_macs() > 4_000_000 {
+            continue;
+        }
+        let (h, w) = encoder.size(&model.shape);
+        let rgb: Vec<u8> = (0..h * w * 3).map(|i| (i * 37) as u8).collect();
+        let mut ram = vec![0xA5; plan.bytes() + ARENA_ALIGN];
+        let start = ram.as_ptr().align_offset(ARENA_ALIGN);
+        let ram = &mut ram[start..start + plan.bytes()];
+        let macs = Cell::new(0);
+        let host = Host::new(Counting(&macs), ram, &plan).unwrap();
+        let mut encoding = Encoding::new(&model, encoder, &plan, host, &rgb).unwrap();
+        while encoding.step().unwrap().is_some() {
+            assert!(macs.take() <= plan.max_step_macs());
+        }
+        let tokens = encoding.tokens().unwrap();
+        assert!(tokens.iter().all(|&t| u32::from(t) < model.shape.config.vocab));
+    }
 }
 
 /// A file of these sections, and empty ones after them, as a writer lays it out.

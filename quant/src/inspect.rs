@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use varmint_core::tensor::{Dtype, Role, Spec};
-use varmint_core::{Aln, Config, Keep, Model, Store, Tier};
+use varmint_core::{Aln, Config, Encoder, Keep, Model, Store, Tier};
 
 use crate::quantize::dtype_name;
 
@@ -216,6 +216,57 @@ const fn store_name(store: Store) -> &'static str {
 /// Bytes of a tensor's numbers and scales.
 const fn stored_bytes(spec: &Spec, dtype: Dtype) -> u64 {
     spec.data_bytes(dtype) + 4 * spec.scale_count(dtype) as u64
+}
+
+/// What an encoder file holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct EncoderSummary {
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Pixels per latent side.
+    pub factor: usize,
+    /// Channels of the latent.
+    pub cvae: usize,
+    /// Channels of the first convolution.
+    pub stem: usize,
+    /// Channels of each level, full resolution first.
+    pub widths: Vec<usize>,
+    /// Residual blocks per level.
+    pub blocks: u32,
+    /// Levels with attention.
+    pub attention_levels: Vec<usize>,
+    /// Bytes of the widest input of a weight.
+    pub act: u32,
+    /// CRC-32 of the codebook of its models; absent where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codebook: Option<u32>,
+    /// Every tensor, if asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tensors: Vec<TensorInfo>,
+}
+
+/// Reads everything out of an encoder; the list of tensors if `tensors`.
+pub fn encoder_summary(encoder: &Encoder<'_>, tensors: bool) -> EncoderSummary {
+    let (sizes, levels) = (&encoder.sizes, &encoder.sizes.levels);
+    let all = (0..).map_while(|i| encoder.tensor(i)).map(|(spec, dtype, _)| TensorInfo {
+        name: format!("layer{}.{}", spec.index, format!("{:?}", spec.role).to_lowercase()),
+        shape: [spec.rows, spec.taps, spec.cols],
+        dtype: dtype_name(dtype),
+        bytes: stored_bytes(&spec, dtype),
+    });
+    let n = levels.levels as usize;
+    EncoderSummary {
+        file_bytes: encoder.file_bytes() as u64,
+        factor: sizes.factor(),
+        cvae: sizes.cvae,
+        stem: sizes.stem,
+        widths: (0..n).map(|i| levels.width(i)).collect(),
+        blocks: levels.blocks,
+        attention_levels: (0..n).filter(|i| levels.attention >> i & 1 == 1).collect(),
+        act: levels.act,
+        codebook: (encoder.codebook != 0).then_some(encoder.codebook),
+        tensors: if tensors { all.collect() } else { Vec::new() },
+    }
 }
 
 /// Reads everything out of a model; the list of tensors if `tensors`.

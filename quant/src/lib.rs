@@ -21,6 +21,7 @@
 //! calibration  what that found, as a file between two commands
 //! permute      such heads first
 //! samples      a look at the inputs of products
+//! absorb       outliers of inputs into the weights
 //! gptq         4-bit weights whose errors make up for each other
 //! requantize   a model file with other numbers, and what they cost layer by layer
 //! inspect      what a .vmt file holds
@@ -37,6 +38,7 @@
 //! Reading and running models is `varmint_core`; it accepts or refuses every file that is written
 //! here before the file gets its name.
 
+mod absorb;
 pub mod batch;
 pub mod boards;
 pub mod calibrate;

@@ -15,6 +15,8 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    // `varmint inspect .. | head` ends quietly.
+    sigpipe::reset();
     match Args::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -22,7 +22,7 @@ use crate::quantize::{Encoded, decode, dtype_name, encode, snr_db, view};
 use crate::samples::{Kept, Samples};
 use crate::watch::Watched;
 use crate::write::{rewrite, specs};
-use crate::{gptq, tiers::all_blocks};
+use crate::{absorb, gptq, tiers::all_blocks};
 
 /// Rows of inputs that outputs are compared on, at most.
 const COMPARED: usize = 256;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub seed: u64,
     /// Whether errors of 4-bit weights make up for each other.
     pub compensate: bool,
+    /// Whether outliers of inputs go into the weights where that makes the outputs better.
+    pub absorb: bool,
     /// Whether the outputs of layers are compared.
     pub report: bool,
 }
@@ -66,6 +68,8 @@ pub struct Layer {
     pub int4: Option<f64>,
     /// The same with compensation; where it was asked for.
     pub int4_compensated: Option<f64>,
+    /// What absorbing outliers of the inputs gained; the other numbers are with it. Where there are factors.
+    pub absorbed: Option<f64>,
 }
 
 impl Layer {
@@ -127,43 +131,69 @@ pub fn requantize(
     for (i, spec) in specs.iter().enumerate().filter(|(_, s)| watched(s)) {
         let learns = settings.compensate && storage(spec)? == Dtype::I4;
         let most = if learns { (LEARNED.0 * spec.cols).min(LEARNED.1) } else { 0 };
-        let compared = if settings.report { HELD_OUT * COMPARED } else { 0 };
+        let absorbs = settings.absorb && absorb::possible(shape, spec);
+        let compared = if settings.report || absorbs { HELD_OUT * COMPARED } else { 0 };
         if most.max(compared) > 0 {
             wanted.push((i, most.max(compared)));
         }
     }
-    let kept = sample(model, wanted, settings, progress)?;
+    let kept = Inputs(sample(model, wanted, settings, progress)?);
+    let stored = |i: usize, spec: &Spec| {
+        let tensor = model.tensor(i).filter(|(s, ..)| s == spec).map(|(_, dtype, m)| (dtype, m));
+        tensor.ok_or_else(|| {
+            Error::Option(format!("tensor {i} of {} is not what its shape says", model.name()))
+        })
+    };
+    let mut factors = absorb::Factors::default();
+    let mut gains = BTreeMap::new();
+    for (i, spec) in specs.iter().enumerate().filter(|_| settings.absorb) {
+        let inputs = kept.rows(i, spec, Part::Learned);
+        if !absorb::possible(shape, spec) || inputs.is_empty() {
+            continue;
+        }
+        let (dtype, values) = (storage(spec)?, decode(&stored(i, spec)?.1));
+        if let Some((best, gain)) = absorbed(spec, dtype, &values, &inputs)? {
+            factors.note(spec, best);
+            gains.insert(i, gain);
+        }
+        progress("factors", i + 1, specs.len());
+    }
     let mut layers = Vec::new();
     let mut encoded = |i: usize, spec: &Spec, dtype: Dtype| -> Result<Encoded, Error> {
-        let tensor = model.tensor(i).filter(|(s, ..)| s == spec);
-        let (_, stored, matrix) = tensor.ok_or_else(|| {
-            Error::Option(format!("tensor {i} of {} is not what its shape says", model.name()))
-        })?;
-        let inputs = kept.get(&i).map(|k| k.rows.as_slice()).filter(|rows| !rows.is_empty());
-        let part = |held_out: bool| -> Vec<f32> {
-            let rows = inputs.unwrap_or(&[]).chunks_exact(spec.cols).enumerate();
-            let some = rows.filter(|(i, _)| (i / 2 % HELD_OUT == HELD_OUT - 1) == held_out);
-            some.flat_map(|(_, row)| row).copied().collect()
+        let (before, matrix) = stored(i, spec)?;
+        let part = |which: Part| {
+            let mut rows = kept.rows(i, spec, which);
+            if let Some(factors) = factors.of(spec) {
+                absorb::divide(&mut rows, factors);
+            }
+            rows
+        };
+        let values = || {
+            let mut values = decode(&matrix);
+            let changed = factors.apply(spec, &mut values);
+            (values, changed)
         };
         let compensated = |values: &[f32]| {
-            let learn = settings.compensate && inputs.is_some();
-            learn.then(|| gptq::encode(spec, values, &part(false)))
+            let learn = settings.compensate && kept.has(i);
+            learn.then(|| gptq::encode(spec, values, &part(Part::Learned)))
         };
         let mut four = None;
-        if settings.report && inputs.is_some() {
-            let values = decode(&matrix);
+        if settings.report && kept.has(i) {
+            let (values, _) = values();
             // Where the numbers of rows that this takes were kept.
             four = if dtype == Dtype::I4 { compensated(&values) } else { None };
-            layers.push(layer(spec, dtype, &values, &part(true), four.as_ref())?);
+            let mut layer = layer(spec, dtype, &values, &part(Part::HeldOut), four.as_ref())?;
+            layer.absorbed = gains.get(&i).copied();
+            layers.push(layer);
         }
         progress("tensors", i + 1, specs.len());
-        if stored == dtype {
-            return Ok(raw(&matrix));
-        }
         if let (Dtype::I4, Some(four)) = (dtype, four) {
             return Ok(four);
         }
-        let values = decode(&matrix);
+        let (values, changed) = values();
+        if before == dtype && !changed {
+            return Ok(raw(&matrix));
+        }
         match compensated(&values) {
             Some(e) if dtype == Dtype::I4 => Ok(e),
             _ => encode(spec, dtype, &values, &name(spec)),
@@ -179,6 +209,29 @@ pub fn requantize(
         }
     };
     Ok(Report { file_bytes, layers })
+}
+
+/// Which of the kept rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Learned,
+    HeldOut,
+}
+
+/// Sampled inputs, by the tensor that they are multiplied with.
+struct Inputs(BTreeMap<usize, Kept>);
+
+impl Inputs {
+    fn has(&self, i: usize) -> bool {
+        self.0.get(&i).is_some_and(|k| !k.rows.is_empty())
+    }
+
+    fn rows(&self, i: usize, spec: &Spec, part: Part) -> Vec<f32> {
+        let all = self.0.get(&i).map_or(&[][..], |k| &k.rows).chunks_exact(spec.cols).enumerate();
+        let some =
+            all.filter(|(i, _)| (i / 2 % HELD_OUT == HELD_OUT - 1) == (part == Part::HeldOut));
+        some.flat_map(|(_, row)| row).copied().collect()
+    }
 }
 
 fn name(spec: &Spec) -> String {
@@ -219,6 +272,75 @@ fn sample(
     Ok(samples.into_kept())
 }
 
+/// Some of the rows, not more than are compared.
+fn thinned(inputs: &[f32], cols: usize) -> Vec<f32> {
+    let every = (inputs.len() / cols).div_ceil(COMPARED).max(1);
+    inputs.chunks_exact(cols).step_by(every).flat_map(<[f32]>::iter).copied().collect()
+}
+
+/// Products of rows with a weight.
+fn product(spec: &Spec, x: &[f32], w: &[f32]) -> Vec<f32> {
+    let (k, m) = (spec.cols, x.len() / spec.cols);
+    let mut out = vec![0.0; m * spec.rows];
+    Cpu::detect().gemm_f32(Taps::matrix(x, m, k), w, &vec![0.0; spec.rows], &mut out);
+    out
+}
+
+/// Rows as a weight of this storage reads them.
+fn rounded(dtype: Dtype, x: &[f32], cols: usize) -> Vec<f32> {
+    let cpu = Cpu::detect();
+    let (mut q8, mut q12) = (vec![0; cols], vec![0; cols]);
+    let row = |row: &[f32]| -> Vec<f32> {
+        match dtype.act() {
+            1 => {
+                let scale = cpu.quantize_i8(row, &mut q8);
+                q8.iter().map(|&q| f32::from(q) * scale).collect()
+            }
+            2 => {
+                let scale = cpu.quantize_i12(row, &mut q12);
+                q12.iter().map(|&q| f32::from(q) * scale).collect()
+            }
+            _ => row.to_vec(),
+        }
+    };
+    x.chunks_exact(cols).flat_map(row).collect()
+}
+
+/// What a storage does to the outputs `wanted` for some inputs.
+fn outcome(
+    spec: &Spec,
+    dtype: Dtype,
+    (values, x, wanted): (&[f32], &[f32], &[f32]),
+) -> Result<f64, Error> {
+    let e = encode(spec, dtype, values, &name(spec))?;
+    let w = decode(&view(spec, dtype, &e, &mut Vec::new()));
+    Ok(snr_db(wanted, &product(spec, &rounded(dtype, x, spec.cols), &w)))
+}
+
+/// The factors with which a storage does least to the outputs, and how many dB they gain; `None` where nothing is gained.
+fn absorbed(
+    spec: &Spec,
+    dtype: Dtype,
+    values: &[f32],
+    inputs: &[f32],
+) -> Result<Option<(Vec<f32>, f64)>, Error> {
+    let x = thinned(inputs, spec.cols);
+    let wanted = product(spec, &x, values);
+    let plain = outcome(spec, dtype, (values, &x, &wanted))?;
+    let mut best: Option<(Vec<f32>, f64)> = None;
+    for exponent in absorb::EXPONENTS {
+        let factors = absorb::factors(values, inputs, spec.cols, exponent);
+        let (mut w, mut x) = (values.to_vec(), x.clone());
+        absorb::multiply(&mut w, &factors);
+        absorb::divide(&mut x, &factors);
+        let gain = outcome(spec, dtype, (&w, &x, &wanted))? - plain;
+        if gain > best.as_ref().map_or(0.0, |(_, gain)| *gain) {
+            best = Some((factors, gain));
+        }
+    }
+    Ok(best)
+}
+
 /// What the storages do to the outputs for some inputs.
 fn layer(
     spec: &Spec,
@@ -227,45 +349,22 @@ fn layer(
     inputs: &[f32],
     compensated: Option<&Encoded>,
 ) -> Result<Layer, Error> {
-    let (cpu, k) = (Cpu::detect(), spec.cols);
-    let rows = inputs.len() / k;
-    let every = rows.div_ceil(COMPARED).max(1);
-    let x: Vec<f32> =
-        inputs.chunks_exact(k).step_by(every).flat_map(<[f32]>::iter).copied().collect();
-    let product = |x: &[f32], w: &[f32]| {
-        let m = x.len() / k;
-        let mut out = vec![0.0; m * spec.rows];
-        cpu.gemm_f32(Taps::matrix(x, m, k), w, &vec![0.0; spec.rows], &mut out);
-        out
-    };
-    let (mut eight, mut twelve) = (Vec::with_capacity(x.len()), Vec::with_capacity(x.len()));
-    let (mut q8, mut q12) = (vec![0; k], vec![0; k]);
-    for row in x.chunks_exact(k) {
-        let scale = cpu.quantize_i8(row, &mut q8);
-        eight.extend(q8.iter().map(|&q| f32::from(q) * scale));
-        let scale = cpu.quantize_i12(row, &mut q12);
-        twelve.extend(q12.iter().map(|&q| f32::from(q) * scale));
-    }
-    let wanted = product(&x, values);
-    let name = name(spec);
-    let as_stored = |dtype: Dtype| -> Result<Vec<f32>, Error> {
-        let e = encode(spec, dtype, values, &name)?;
-        Ok(decode(&view(spec, dtype, &e, &mut Vec::new())))
-    };
-    let whole = as_stored(Dtype::I8)?;
-    let four = |e: &Encoded| decode(&view(spec, Dtype::I4, e, &mut Vec::new()));
-    let int4 = match spec.allows(Dtype::I4) {
-        true => Some(snr_db(&wanted, &product(&eight, &as_stored(Dtype::I4)?))),
-        false => None,
-    };
+    let x = thinned(inputs, spec.cols);
+    let wanted = product(spec, &x, values);
+    let of = |dtype| outcome(spec, dtype, (values, &x, &wanted));
+    let compensated = compensated.map(|e| {
+        let w = decode(&view(spec, Dtype::I4, e, &mut Vec::new()));
+        snr_db(&wanted, &product(spec, &rounded(Dtype::I4, &x, spec.cols), &w))
+    });
     Ok(Layer {
+        name: name(spec),
         trunk: spec.set,
         storage: dtype_name(dtype),
-        int8: snr_db(&wanted, &product(&eight, &whole)),
-        int8_wide: snr_db(&wanted, &product(&twelve, &whole)),
-        int4,
-        int4_compensated: compensated.map(|e| snr_db(&wanted, &product(&eight, &four(e)))),
-        name,
+        int8: of(Dtype::I8)?,
+        int8_wide: of(Dtype::I8Wide)?,
+        int4: if spec.allows(Dtype::I4) { Some(of(Dtype::I4)?) } else { None },
+        int4_compensated: compensated,
+        absorbed: None,
     })
 }
 

@@ -36,6 +36,11 @@ fn squares(sides: impl IntoIterator<Item = usize>) -> Option<Vec<(usize, usize)>
 
 /// Converts a golden's weights to f32 and compares all that it holds.
 fn golden(name: &str, change: impl FnOnce(&mut Options)) -> ModelFile {
+    compare(name, &["scalar", "cpu"], change)
+}
+
+/// The same on some kernels only.
+fn compare(name: &str, places: &[&str], change: impl FnOnce(&mut Options)) -> ModelFile {
     let path = fixture(&format!("goldens/{name}/golden.safetensors"));
     let golden = Golden::open(&path).unwrap();
     let map = convert_tensors(name, &weights(name), |o| {
@@ -45,11 +50,11 @@ fn golden(name: &str, change: impl FnOnce(&mut Options)) -> ModelFile {
     .unwrap();
     let model = map.model().unwrap();
     let tier = model.tier_at(0).unwrap();
-    for (place, ops) in [("scalar", None), ("cpu", Some(Cpu::detect()))] {
+    for &place in places {
         let tolerance = Tolerance::beside(&path);
-        let report = match ops {
-            None => golden.compare(&model, &tier, Scalar, tolerance),
-            Some(ops) => golden.compare(&model, &tier, ops, tolerance),
+        let report = match place {
+            "scalar" => golden.compare(&model, &tier, Scalar, tolerance),
+            _ => golden.compare(&model, &tier, Cpu::detect(), tolerance),
         };
         let rows = report.unwrap().rows;
         for row in &rows {
@@ -287,6 +292,17 @@ fn lies_about_the_new_fields() {
 fn shared_modulation_is_its_reference() {
     let map = golden("shared", |_| ());
     assert_eq!(map.model().unwrap().shape.trunk(0).aln, varmint_core::Aln::Shared);
+}
+
+/// The transformer of VAR-d36-s at its width and its ten scales, with two of its blocks. Apart from the tests that run by
+/// default: `cargo test -p varmint-quant --test relatives -- --ignored`.
+#[test]
+#[ignore = "minutes and gigabytes"]
+fn d36s_is_its_reference() {
+    let map = compare("d36s", &["cpu"], |_| ());
+    let model = map.model().unwrap();
+    let (t, c) = (model.shape.trunk(0), &model.shape.config);
+    assert_eq!((t.aln, t.width, t.heads, c.tokens()), (varmint_core::Aln::Shared, 2304, 36, 2240));
 }
 
 /// In int8 the first scale's logits, which no token has changed yet, are close.

@@ -5,8 +5,11 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
+use common::model::{Tensors, tensors};
+use common::procedural::save;
 use varmint::tensor::Dtype;
 use varmint::{Engine, Model, ModelFile, Request, Store};
+use varmint_quant::compare::{compare, requests};
 use varmint_quant::requantize::{Report, Settings, requantize};
 use varmint_quant::{Keep, Meta, Numbers, Options, convert};
 
@@ -21,7 +24,15 @@ fn converted(name: &str, numbers: Numbers) -> ModelFile {
 }
 
 fn settings(numbers: Numbers) -> Settings {
-    Settings { numbers, keep: Vec::new(), images: 6, seed: 1, compensate: true, report: true }
+    Settings {
+        numbers,
+        keep: Vec::new(),
+        images: 6,
+        seed: 1,
+        compensate: true,
+        absorb: false,
+        report: true,
+    }
 }
 
 fn quantized(model: &Model<'_>, name: &str, settings: &Settings) -> (Report, ModelFile) {
@@ -97,4 +108,64 @@ fn four_bits_learn_from_pictures() {
     let e = requantize(&floats, Some(&path("refused")), &refused, &mut |_, _, _| {}).unwrap_err();
     assert!(e.to_string().contains("cannot be stored as i4"), "{e}");
     assert!(!path("refused").exists());
+}
+
+/// Channels of the inputs of attention and feed-forward part that are 61 times as large as they were, and weights that
+/// make up for it.
+fn with_outliers() -> Tensors {
+    let mut all = tensors("dev_a");
+    let mut change = |key: String, to: &dyn Fn(usize, f32) -> f32| {
+        let (_, _, bytes) = all.get_mut(&key).unwrap();
+        for (i, b) in bytes.as_chunks_mut().0.iter_mut().enumerate() {
+            *b = to(i, f32::from_le_bytes(*b)).to_le_bytes();
+        }
+    };
+    for b in 0..3 {
+        let block = |key: &str| format!("var.blocks.{b}.{key}");
+        // Scales and shifts of attention and feed-forward part are parts 2 to 5 of six.
+        let modulation = [2 * 64 + 5, 3 * 64 + 9, 4 * 64 + 5, 5 * 64 + 9];
+        change(block("ada_lin.1.weight"), &|i, v| {
+            if modulation.contains(&(i / 64)) { 61.0 * v } else { v }
+        });
+        change(block("ada_lin.1.bias"), &|i, v| match modulation.iter().position(|&m| m == i) {
+            Some(which) => 61.0 * v + if which < 2 { 60.0 } else { 0.0 },
+            None => v,
+        });
+        change(block("attn.mat_qkv.weight"), &|i, v| if i % 64 == 5 { v / 61.0 } else { v });
+        change(block("ffn.fc1.weight"), &|i, v| if i % 64 == 9 { v / 61.0 } else { v });
+    }
+    all
+}
+
+#[test]
+fn outliers_are_absorbed() {
+    let weights = save("requantize-outliers", &with_outliers());
+    for (name, bake) in [("outliers", false), ("outliers-baked", true)] {
+        let options = Options { bake, ..Options::new(vec![weights.clone()], Numbers::F32) };
+        let options = Options { scales: Some((1..=4).map(|n| (n, n)).collect()), ..options };
+        convert(&options, &Meta::default(), &path(name), |_, _| {}).unwrap();
+        let floats = ModelFile::open(path(name)).unwrap();
+        let floats = floats.model().unwrap();
+        let plain = settings(Numbers::Int8);
+        let absorb = Settings { absorb: true, ..plain.clone() };
+        let same = |file: &ModelFile| {
+            let m = file.model().unwrap();
+            let tiers = (m.tier_at(0).unwrap(), floats.tier_at(0).unwrap());
+            let items = requests(&floats, 16, 99);
+            compare((&m, &tiers.0), (&floats, &tiers.1), &items, 1, &|| ()).unwrap().same_tokens
+        };
+        let (before, file) = quantized(&floats, &format!("{name}-plain"), &plain);
+        let plain = same(&file);
+        let (after, file) = quantized(&floats, &format!("{name}-absorbed"), &absorb);
+        let absorbed = same(&file);
+        for (a, b) in after.layers.iter().zip(&before.layers) {
+            assert_eq!(b.absorbed, None);
+            if a.name.starts_with("qkv") || a.name.starts_with("fc1") {
+                // Rows that the factors were not found on.
+                let gain = a.int8 - b.int8;
+                assert!(gain > 6.0 && a.absorbed.unwrap() > 6.0, "{a:?}, {gain} dB");
+            }
+        }
+        assert!(absorbed > plain + 0.05 && absorbed > 0.8, "{name}: {absorbed}, {plain} without");
+    }
 }

@@ -3,22 +3,26 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use varmint_quant::inspect::{KeepInfo, Summary, summary};
+use varmint::{Encoder, encoder};
+use varmint_quant::inspect::{
+    EncoderSummary, KeepInfo, Summary, TensorInfo, encoder_summary, summary,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   varmint inspect emoji-64.vmt
   varmint inspect emoji-64.vmt --tensors
-  varmint inspect emoji-64.vmt --json | jq .tiers";
+  varmint inspect emoji-64.vmt --json | jq .tiers
+  varmint inspect emoji-64.vme";
 
-/// Show what a .vmt model file holds.
+/// Show what a .vmt model file or a .vme encoder file holds.
 ///
 /// The file is checked first, every byte of it, as a device would: a damaged file is an error that
 /// names the fault and the byte.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The model file.
+    /// The model or encoder file.
     file: PathBuf,
     /// List every tensor too.
     #[arg(long)]
@@ -31,7 +35,18 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let file = super::open(&self.file)?;
-        let model = file.model().with_context(|| self.file.display().to_string())?;
+        let name = || self.file.display().to_string();
+        if file.bytes().starts_with(&encoder::MAGIC) {
+            let encoder = Encoder::parse(file.bytes()).with_context(name)?;
+            let s = encoder_summary(&encoder, self.tensors);
+            if self.json {
+                println!("{}", serde_json::to_string_pretty(&s)?);
+            } else {
+                print_encoder(&s);
+            }
+            return Ok(());
+        }
+        let model = file.model().with_context(name)?;
         let s = summary(&model, self.tensors);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&s)?);
@@ -121,18 +136,34 @@ fn print(s: &Summary) {
     }
     println!();
     super::print_groups(&s.groups, s.file_bytes);
-    if !s.tensors.is_empty() {
-        println!(
-            "\n  {:<36} {:>20} {:<7} {:>12}",
-            "tensor", "rows x taps x cols", "storage", "bytes"
-        );
-        for t in &s.tensors {
-            let [rows, taps, cols] = t.shape;
-            let shape = format!("{rows} x {taps} x {cols}");
-            println!("  {:<36} {shape:>20} {:<7} {:>12}", t.name, t.dtype, t.bytes);
-        }
-    }
+    print_tensors(&s.tensors);
     println!("\nlicence\n{}", s.licence.trim_end());
+}
+
+fn print_tensors(tensors: &[TensorInfo]) {
+    if tensors.is_empty() {
+        return;
+    }
+    println!("\n  {:<36} {:>20} {:<7} {:>12}", "tensor", "rows x taps x cols", "storage", "bytes");
+    for t in tensors {
+        let [rows, taps, cols] = t.shape;
+        let shape = format!("{rows} x {taps} x {cols}");
+        println!("  {:<36} {shape:>20} {:<7} {:>12}", t.name, t.dtype, t.bytes);
+    }
+}
+
+fn print_encoder(s: &EncoderSummary) {
+    println!("an image encoder, {}", super::bytes(s.file_bytes));
+    println!("  latent    {} channels, {} pixels to a side of one cell", s.cvae, s.factor);
+    println!(
+        "  layers    {} channels first, then widths {:?}, {} blocks per level, attention at {:?}, inputs of {} B",
+        s.stem, s.widths, s.blocks, s.attention_levels, s.act
+    );
+    match s.codebook {
+        Some(crc) => println!("  models    those whose codebook has the checksum {crc:08x}"),
+        None => println!("  models    not said"),
+    }
+    print_tensors(&s.tensors);
 }
 
 fn joined(all: &[usize]) -> String {

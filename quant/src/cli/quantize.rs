@@ -32,7 +32,7 @@ Examples:
 /// Sample pictures with random labels show what each layer's inputs are like. 4-bit weights are rounded so that
 /// their errors make up for each other on such inputs (GPTQ). The report gives the signal-to-noise ratio of every
 /// layer's output on them, in dB: int8 weights with 8-bit and with 12-bit inputs, and 4-bit weights to the nearest and
-/// compensated, with 8-bit inputs. Begin with a file of float weights.
+/// compensated, with 8-bit inputs; and what absorbing outliers gained. Begin with a file of float weights.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -56,6 +56,10 @@ pub(crate) struct Args {
     /// Round every 4-bit weight to the nearest.
     #[arg(long)]
     nearest: bool,
+    /// Move outliers of the inputs of qkv, fc1 and head into the weights, where the outputs gain by it: their modulation is
+    /// divided, channel by channel, and the weights are multiplied (SmoothQuant). Costs nothing at run time.
+    #[arg(long)]
+    absorb: bool,
     /// Compare the outputs of all layers and say which to protect.
     #[arg(long)]
     report: bool,
@@ -91,6 +95,7 @@ impl Args {
             images: self.images as usize,
             seed: self.seed,
             compensate: !self.nearest,
+            absorb: self.absorb,
             report: self.report,
         };
         let bar = super::bar(settings.images, "pictures, then tensors");
@@ -125,28 +130,29 @@ fn print(layers: &[Layer], all: bool) {
     let shown = if all { worst.len() } else { 20 };
     println!("signal to noise of the outputs, dB; the worst of what was chosen first");
     println!(
-        "  {:<14} {:>5}  {:<7} {:>7} {:>8} {:>8} {:>12}",
-        "layer", "trunk", "stored", "int8", "i8wide", "nearest", "compensated"
+        "  {:<14} {:>5}  {:<7} {:>7} {:>8} {:>8} {:>12} {:>9}",
+        "layer", "trunk", "stored", "int8", "i8wide", "nearest", "compensated", "absorbed"
     );
     let db = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v:.1}"));
     for l in worst.iter().take(shown) {
         println!(
-            "  {:<14} {:>5}  {:<7} {:>7.1} {:>8.1} {:>8} {:>12}",
+            "  {:<14} {:>5}  {:<7} {:>7.1} {:>8.1} {:>8} {:>12} {:>9}",
             l.name,
             l.trunk,
             l.storage,
             l.int8,
             l.int8_wide,
             db(l.int4),
-            db(l.int4_compensated)
+            db(l.int4_compensated),
+            l.absorbed.map_or_else(String::new, |v| format!("{v:+.1}"))
         );
     }
     if worst.len() > shown {
         println!("  ({} better ones not shown; --all)", worst.len() - shown);
     }
     println!(
-        "\n  {:<10} {:>7} {:>8} {:>8} {:>12}   means",
-        "role", "int8", "i8wide", "nearest", "compensated"
+        "\n  {:<10} {:>7} {:>8} {:>8} {:>12} {:>9}   means",
+        "role", "int8", "i8wide", "nearest", "compensated", "absorbed"
     );
     let mut roles: BTreeMap<&str, Vec<&Layer>> = BTreeMap::new();
     for l in layers {
@@ -158,11 +164,12 @@ fn print(layers: &[Layer], all: bool) {
             (!v.is_empty()).then(|| v.iter().sum::<f64>() / v.len() as f64)
         };
         println!(
-            "  {role:<10} {:>7} {:>8} {:>8} {:>12}",
+            "  {role:<10} {:>7} {:>8} {:>8} {:>12} {:>9}",
             db(mean(&|l| Some(l.int8))),
             db(mean(&|l| Some(l.int8_wide))),
             db(mean(&|l| l.int4)),
-            db(mean(&|l| l.int4_compensated))
+            db(mean(&|l| l.int4_compensated)),
+            mean(&|l| l.absorbed).map_or_else(String::new, |v| format!("{v:+.1}"))
         );
     }
     advise(layers);

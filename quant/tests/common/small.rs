@@ -5,7 +5,8 @@ use std::path::Path;
 
 use varmint_core::tensor::{Class, Dtype, Role, Spec};
 use varmint_core::{Aln, Keep, Sampling, Scale, Store, Trunk};
-use varmint_quant::description::{DecoderSizes, Description, Table, TierRow};
+use varmint_quant::description::{DecoderSizes, Description, EncoderSizes, Table, TierRow};
+use varmint_quant::quantize::encode;
 use varmint_quant::synth::fill;
 use varmint_quant::{Error, Numbers};
 
@@ -151,6 +152,18 @@ fn any_dtype(spec: &Spec) -> Result<Dtype, Error> {
     };
     let instead = if spec.role == Role::ConvWeight { Dtype::I8 } else { Dtype::F32 };
     Ok(if spec.allows(wanted) { wanted } else { instead })
+}
+
+/// Writes an encoder for `mixed`.
+pub(crate) fn write_encoder(path: &Path) -> Result<u64, Error> {
+    let sizes = EncoderSizes { levels: decoder(2, 0b01), stem: 8, cvae: 3 };
+    let dtype = |s: &Spec| any_dtype(s).unwrap_or(Dtype::F32);
+    varmint_quant::write::write_encoder(path, &sizes, 0, dtype, |_, spec, dtype| {
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 16;
+        let value = |i| (noise(i) % 201) as f32 / 400.0 - 0.25;
+        let all: Vec<f32> = (0..spec.rows * spec.taps * spec.cols).map(value).collect();
+        encode(spec, dtype, &all, "random")
+    })
 }
 
 /// Writes one of them, by its name.
