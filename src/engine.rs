@@ -3,11 +3,12 @@
 use std::cell::OnceCell;
 
 use varmint_core::{
-    Backend, Budget, Error, Generator, Host, Model, Ops, Plan, Progress, Request, Rows, ScaleView,
-    Step, Tier,
+    Backend, Budget, Buf, Error, Generator, Host, Model, Ops, Plan, Progress, Request, Rows,
+    ScaleView, Step, Tier, edit,
 };
 use varmint_cpu::Cpu;
 
+use crate::encode::Encoded;
 use crate::image::Image;
 
 /// What happens while an image is made.
@@ -180,12 +181,34 @@ impl<'m> Engine<'m> {
     pub fn generate_lowering(
         &mut self,
         request: Request<'_>,
+        lower: impl FnMut(&Plan, usize) -> Option<Plan>,
+        on: impl FnMut(Event<'_>),
+    ) -> Result<Image, Error> {
+        self.run(request, lower, None, on)
+    }
+
+    /// Draws a part of a picture anew: the tokens of `kept` that are [`edit::DRAW`]. What stays is looked for again at every
+    /// scale, so that it comes as near to the picture as it can beside what is drawn.
+    ///
+    /// # Errors
+    /// As [`Generator::new`], [`Generator::step`] and [`edit::follow`].
+    pub fn edit(&mut self, request: Request<'_>, kept: &Encoded) -> Result<Image, Error> {
+        let request = Request { tokens: Some(&kept.tokens), ..request };
+        self.run(request, |_, _| None, Some(kept), |_| {})
+    }
+
+    fn run(
+        &mut self,
+        request: Request<'_>,
         mut lower: impl FnMut(&Plan, usize) -> Option<Plan>,
+        kept: Option<&Encoded>,
         mut on: impl FnMut(Event<'_>),
     ) -> Result<Image, Error> {
         let scales = self.model.shape.config.n_scales();
-        // Plans of scales at which it went down: the generator borrows them.
+        // Plans of scales at which it went down, and tokens that were found on the way: the generator borrows them.
         let lowered = vec![OnceCell::new(); scales];
+        let given = vec![OnceCell::new(); scales];
+        let mut tokens = kept.map_or(Vec::new(), |kept| kept.tokens.clone());
         let (mut host, backend): (_, &mut dyn Backend);
         #[cfg(feature = "cuda")]
         let gpu: Option<&mut dyn Backend> = self.gpu.as_mut().map(|gpu| gpu.as_mut() as _);
@@ -207,11 +230,12 @@ impl<'m> Engine<'m> {
             {
                 generator.lower(lowered[scale].get_or_init(|| plan))?;
             }
-            let mut latent_done = false;
+            let (mut latent_done, mut done) = (false, None);
             match generator.step()? {
                 Step::Working(progress) => on(Event::Working(progress)),
                 Step::Scale(scale) => {
                     latent_done = scale.scale + 1 == scales;
+                    done = Some(scale.scale);
                     on(Event::Scale(&scale));
                 }
                 Step::Rows(rows) => {
@@ -220,6 +244,10 @@ impl<'m> Engine<'m> {
                 }
                 Step::Done => break,
             }
+            if let (Some(kept), Some(k)) = (kept, done.filter(|_| !latent_done)) {
+                follow(self.model, k + 1, &mut generator, &kept.latent, &mut tokens)?;
+                generator.set_tokens(Some(given[k + 1].get_or_init(|| tokens.clone())))?;
+            }
             if latent_done {
                 image.tokens = generator.tokens()?.to_vec();
             }
@@ -227,4 +255,21 @@ impl<'m> Engine<'m> {
         (image.height, image.width) = generator.size();
         Ok(image)
     }
+}
+
+/// Looks again for the tokens of scale `k` that stay.
+fn follow<B: Backend>(
+    model: &Model<'_>,
+    k: usize,
+    generator: &mut Generator<'_, B>,
+    wanted: &[f32],
+    tokens: &mut [u16],
+) -> Result<(), Error> {
+    let c = &model.shape.config;
+    let bytes = generator.view(Buf::FHat)?;
+    let so_far = bytemuck::try_cast_slice::<_, f32>(bytes).unwrap_or(&[]);
+    let so_far = so_far.get(..wanted.len()).unwrap_or(&[]);
+    let first = c.tokens_before(k);
+    let of_scale = tokens.get_mut(first..first + c.scale(k).tokens()).unwrap_or(&mut []);
+    edit::follow(model, k, (wanted, so_far), of_scale, &mut vec![0.0; edit::follow_room(c)])
 }

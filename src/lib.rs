@@ -38,7 +38,7 @@ mod labels;
 mod model_file;
 
 #[cfg(feature = "std")]
-pub use encode::encode;
+pub use encode::{Encoded, encode};
 #[cfg(feature = "std")]
 pub use engine::{Engine, Event};
 #[cfg(feature = "std")]

@@ -5,6 +5,7 @@ Requests, reference pictures and the network are those of evaluate.py; the table
 """
 
 import argparse
+import hashlib
 import os
 import statistics
 import tempfile
@@ -40,20 +41,21 @@ def main():
     at = lambda name: os.path.abspath(os.path.join(work, name))
     inception, data = Inception(args.inception, not args.f32), Emoji(args.data)
     cells = choose(data, args.count, torch.Generator().manual_seed(2026))
-    held = data.images[data.where(CELL)]
-    real, rows, base = None, [], []
+    real, rows, base = {}, [], []
     for model in args.models:
         name, scores = os.path.splitext(os.path.basename(model))[0], []
         args.model = model
+        # What pictures of an earlier call depend on.
+        stamp = hashlib.sha256(open(model, "rb").read() + args.options.encode()).hexdigest()[:12]
         for seed in args.seeds:
             requests = at(f"requests-{args.count}-{seed}.csv")
             write_requests(requests, data.label[cells], data.style[cells], seed)
-            made = generate_rust(args, requests, at(f"{name}-{args.count}-{seed}.safetensors"), args.options)
-            if real is None:
-                side = made.shape[-1]
+            made = generate_rust(args, requests, at(f"{stamp}-{args.count}-{seed}.safetensors"), args.options)
+            side = made.shape[-1]
+            if side not in real:
                 held = Emoji(args.data, side).images[data.where(CELL)]
-                real = inception(as_seen(held), at(inception_file(args, side, "held-out", len(held))))
-            scores.append(fid(inception(as_seen(made)), real))
+                real[side] = inception(as_seen(held), at(inception_file(args, side, "held-out", len(held))))
+            scores.append(fid(inception(as_seen(made)), real[side]))
             print(f"{name}, seed {seed}: {scores[-1]:.2f}", flush=True)
         base = base or scores
         change = 100 * (statistics.mean(scores) / statistics.mean(base) - 1)

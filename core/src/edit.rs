@@ -5,12 +5,18 @@
 //! M_k = 1 everywhere                        for scales of at most 3 tokens
 //! ```
 //!
-//! Tokens that stay take the place of drawn ones before they are added to the latent: [`crate::Request::tokens`].
+//! Tokens that stay take the place of drawn ones before they are added to the latent: [`crate::Request::tokens`]. Either
+//! they are those of the picture ([`keep`] alone, as in the official demo), or scale by scale they are looked for again,
+//! beside what was drawn ([`follow`]).
 
 use crate::config::{Config, Scale};
+use crate::encode::nearest;
 use crate::error::Error;
+use crate::latent::reduce;
+use crate::model::Model;
 pub use crate::request::DRAW;
-use crate::slices::{part_mut, place};
+use crate::slices::{part, part_mut, place};
+use crate::stage::HEAD_TILE;
 
 /// A scale of at most so many tokens stays whole: it has the colours of the picture, not its parts.
 pub const WHOLE: usize = 3;
@@ -68,6 +74,61 @@ pub fn keep(config: &Config, mask: &[bool], tokens: &mut [u16]) -> Result<usize,
         }
     }
     Ok(drawn)
+}
+
+/// Floats that [`follow`] needs.
+pub const fn follow_room(config: &Config) -> usize {
+    (2 * config.latent().tokens() + 1) * config.cvae as usize
+}
+
+/// Tokens of scale `k` that lead to the latent `wanted` from what the scales before have made, `so_far`: the codes
+/// nearest to what is missing, as an encoder finds them when nothing else was drawn. So what stays of a picture makes
+/// up for what is drawn around it. A token that is [`DRAW`] is left alone.
+///
+/// Latents are `[height, width, channels]`; `tokens` are those of the scale, `room` is for [`follow_room`] floats.
+///
+/// # Errors
+/// [`Error::BadImage`] for a latent or room of another size, [`Error::BadTokens`] for another number of tokens, both with
+/// need and got; [`Error::Unsupported`] where a scale replaces the latent.
+pub fn follow(
+    model: &Model<'_>,
+    k: usize,
+    (wanted, so_far): (&[f32], &[f32]),
+    tokens: &mut [u16],
+    room: &mut [f32],
+) -> Result<(), Error> {
+    let (c, z) = (&model.shape.config, model.shape.config.cvae as usize);
+    let (latent, scale) = (c.latent(), c.scale(k));
+    let n = latent.tokens() * z;
+    for (need, got) in [(n, wanted.len()), (n, so_far.len()), (follow_room(c), room.len())] {
+        if need != got {
+            return Err(Error::BadImage { need, got });
+        }
+    }
+    if k >= c.n_scales() || tokens.len() != scale.tokens() {
+        return Err(Error::BadTokens { need: scale.tokens(), got: tokens.len() });
+    }
+    if c.replaces() {
+        return Err(Error::Unsupported);
+    }
+    let (missing, rest) = room.split_at_mut_checked(n).ok_or(Error::PlanMismatch)?;
+    let (code, rest) = rest.split_at_mut_checked(z).ok_or(Error::PlanMismatch)?;
+    // With the other sign, as `nearest` wants it.
+    for ((o, &w), &s) in missing.iter_mut().zip(wanted).zip(so_far) {
+        *o = s - w;
+    }
+    let size = (latent.h as usize, latent.w as usize, z);
+    reduce(missing, size, (scale.h as usize, scale.w as usize), rest);
+    let reduced = part(rest, 0, scale.tokens() * z);
+    let few = (HEAD_TILE * z).max(1);
+    for (tokens, reduced) in tokens.chunks_mut(HEAD_TILE).zip(reduced.chunks(few)) {
+        let mut found = [0; HEAD_TILE];
+        nearest(model, reduced, part_mut(&mut found, 0, tokens.len()), code);
+        for (token, found) in tokens.iter_mut().zip(found).filter(|(token, _)| **token != DRAW) {
+            *token = found;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -522,26 +522,29 @@ impl<O: Ops> Host<'_, O> {
         let from = next_place(shape, &job.plan.tier, scale) + at;
         let wanted = part(nums::<f32>(next)?, from * z, n * z);
         let tokens = part_mut(nums::<u16>(tokens)?, c.tokens_before(scale) + at, n);
-        let code = part_mut(nums::<f32>(code)?, 0, z);
-        let codebook = job.model.codebook();
-        let mut least = [f32::INFINITY; HEAD_TILE];
-        tokens.fill(0);
-        for entry in 0..c.vocab {
-            code.fill(0.0);
-            codebook.add_row(entry as usize, code);
-            let each = pieces(wanted, z).zip(tokens.iter_mut()).zip(&mut least);
-            for ((wanted, token), least) in each {
-                // The latent is negated: a difference is a sum.
-                let far = wanted.iter().zip(code.iter()).fold(0.0, |far, (&a, &b)| {
-                    let d = a + b;
-                    far + d * d
-                });
-                if far < *least {
-                    (*least, *token) = (far, entry as u16);
-                }
+        nearest(job.model, wanted, tokens, part_mut(nums::<f32>(code)?, 0, z));
+        Ok(())
+    }
+}
+
+/// The code nearest to each of at most [`HEAD_TILE`] negated vectors; the first of equals. `code` has room for one.
+pub(crate) fn nearest(model: &Model<'_>, negated: &[f32], tokens: &mut [u16], code: &mut [f32]) {
+    let (codebook, z) = (model.codebook(), code.len());
+    let mut least = [f32::INFINITY; HEAD_TILE];
+    tokens.fill(0);
+    for entry in 0..model.shape.config.vocab {
+        code.fill(0.0);
+        codebook.add_row(entry as usize, code);
+        for ((negated, token), least) in pieces(negated, z).zip(tokens.iter_mut()).zip(&mut least) {
+            // A difference is a sum.
+            let far = negated.iter().zip(code.iter()).fold(0.0, |far, (&a, &b)| {
+                let d = a + b;
+                far + d * d
+            });
+            if far < *least {
+                (*least, *token) = (far, entry as u16);
             }
         }
-        Ok(())
     }
 }
 

@@ -178,6 +178,17 @@ impl<'a, B: Backend> Generator<'a, B> {
         }
     }
 
+    /// Other given tokens, from the next draw on ([`Request::tokens`]). Scales that are done do not change.
+    ///
+    /// # Errors
+    /// [`Error::BadTokens`]; the old ones then stay.
+    pub fn set_tokens(&mut self, tokens: Option<&'a [u16]>) -> Result<(), Error> {
+        let request = Request { tokens, ..self.request };
+        request.check(self.model)?;
+        self.request = request;
+        Ok(())
+    }
+
     /// The stage that the next step does.
     pub fn stage(&self) -> Stage {
         self.stage

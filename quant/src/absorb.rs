@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use varmint_core::tensor::{Role, Spec};
+use varmint_core::tensor::{Dtype, Role, Spec};
 use varmint_core::{Aln, Shape};
 
 /// Exponents that are tried.
@@ -41,10 +41,15 @@ fn columns(spec: &Spec) -> Option<Place> {
     }
 }
 
-/// Whether the inputs of this weight can be divided.
-pub(crate) fn possible(shape: &Shape, spec: &Spec) -> bool {
-    let shared = shape.trunk(spec.set).aln == Aln::Shared;
-    columns(spec).is_some_and(|place| place == Place::Head || !shared)
+/// Whether the inputs of this weight can be divided. A row of `tables` in int8 has one scale for all that is in it, so that
+/// what is divided would take resolution from the rest.
+pub(crate) fn possible(shape: &Shape, spec: &Spec, tables: Dtype) -> bool {
+    let divisible = match shape.trunk(spec.set).aln {
+        Aln::Own => true,
+        Aln::Shared => false,
+        Aln::Baked => tables != Dtype::I8Rows,
+    };
+    columns(spec).is_some_and(|place| place == Place::Head || divisible)
 }
 
 /// The largest absolute value of every column.
@@ -100,25 +105,34 @@ impl Factors {
         self.0.get(&(spec.set, columns(spec)?)).map(Vec::as_slice)
     }
 
-    /// Puts them into the values of a tensor that they concern; whether there are any.
-    pub(crate) fn apply(&self, spec: &Spec, values: &mut [f32]) -> bool {
-        if let Some(factors) = self.of(spec) {
-            multiply(values, factors);
-            return true;
-        }
+    /// What every part of a tensor, one after the other and each as long as the factors, is divided by; none for
+    /// most tensors.
+    fn parts(&self, spec: &Spec) -> Vec<Option<&[f32]>> {
         let at = |place| self.0.get(&(spec.set, place)).map(Vec::as_slice);
         let (attention, feed) = (at(Place::Attention(spec.index)), at(Place::Feed(spec.index)));
-        // What every part of a tensor, one after the other and each as long as the factors, is divided by.
-        let parts = match spec.role {
+        match spec.role {
             Role::BlockGain => vec![attention, feed],
             Role::AdaWeight | Role::AdaBias | Role::AdaTable => {
                 vec![None, None, attention, feed, attention, feed]
             }
             Role::HeadGain => vec![at(Place::Head)],
             Role::HeadAdaWeight | Role::HeadAdaBias => vec![at(Place::Head); 2],
-            _ => return false,
-        };
-        let Some(width) = parts.iter().flatten().next().map(|f| f.len()) else { return false };
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a tensor has other values with them.
+    pub(crate) fn concern(&self, spec: &Spec) -> bool {
+        self.of(spec).is_some() || self.parts(spec).iter().any(Option::is_some)
+    }
+
+    /// Puts them into the values of a tensor.
+    pub(crate) fn apply(&self, spec: &Spec, values: &mut [f32]) {
+        if let Some(factors) = self.of(spec) {
+            return multiply(values, factors);
+        }
+        let parts = self.parts(spec);
+        let Some(width) = parts.iter().flatten().next().map(|f| f.len()) else { return };
         let by = |i: usize| {
             parts.get(i / width).copied().flatten().map_or(1.0, |f| f[i % width].recip())
         };
@@ -132,7 +146,6 @@ impl Factors {
             Role::AdaTable => scale_columns(values, spec.cols, by),
             _ => values.iter_mut().enumerate().for_each(|(i, v)| *v *= by(i)),
         }
-        true
     }
 }
 

@@ -32,6 +32,9 @@ const LEARNED: (usize, usize) = (4, 16_384);
 /// without condition take turns).
 const HELD_OUT: usize = 4;
 
+/// Factors are taken where they gain more than so many dB on the rows that they were found on.
+const GAIN: f64 = 0.1;
+
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -127,11 +130,18 @@ pub fn requantize(
         choose(settings.numbers, &settings.keep, spec, edge)
     };
     let specs = specs(shape);
+    // Float weights read their inputs as they are: nothing to gain.
+    let absorbs = |spec: &Spec| -> Result<bool, Error> {
+        let table = specs.iter().find(|s| s.role == Role::AdaTable && s.set == spec.set);
+        let tables = table.map_or(Ok(Dtype::F16), storage)?;
+        let rounds = storage(spec)?.act() < 4;
+        Ok(settings.absorb && rounds && absorb::possible(shape, spec, tables))
+    };
     let mut wanted = Vec::new();
     for (i, spec) in specs.iter().enumerate().filter(|(_, s)| watched(s)) {
         let learns = settings.compensate && storage(spec)? == Dtype::I4;
         let most = if learns { (LEARNED.0 * spec.cols).min(LEARNED.1) } else { 0 };
-        let absorbs = settings.absorb && absorb::possible(shape, spec);
+        let absorbs = absorbs(spec)?;
         let compared = if settings.report || absorbs { HELD_OUT * COMPARED } else { 0 };
         if most.max(compared) > 0 {
             wanted.push((i, most.max(compared)));
@@ -146,9 +156,9 @@ pub fn requantize(
     };
     let mut factors = absorb::Factors::default();
     let mut gains = BTreeMap::new();
-    for (i, spec) in specs.iter().enumerate().filter(|_| settings.absorb) {
+    for (i, spec) in specs.iter().enumerate().filter(|(_, s)| s.class == Class::Weight) {
         let inputs = kept.rows(i, spec, Part::Learned);
-        if !absorb::possible(shape, spec) || inputs.is_empty() {
+        if inputs.is_empty() || !absorbs(spec)? {
             continue;
         }
         let (dtype, values) = (storage(spec)?, decode(&stored(i, spec)?.1));
@@ -170,8 +180,8 @@ pub fn requantize(
         };
         let values = || {
             let mut values = decode(&matrix);
-            let changed = factors.apply(spec, &mut values);
-            (values, changed)
+            factors.apply(spec, &mut values);
+            values
         };
         let compensated = |values: &[f32]| {
             let learn = settings.compensate && kept.has(i);
@@ -179,7 +189,7 @@ pub fn requantize(
         };
         let mut four = None;
         if settings.report && kept.has(i) {
-            let (values, _) = values();
+            let values = values();
             // Where the numbers of rows that this takes were kept.
             four = if dtype == Dtype::I4 { compensated(&values) } else { None };
             let mut layer = layer(spec, dtype, &values, &part(Part::HeldOut), four.as_ref())?;
@@ -187,13 +197,13 @@ pub fn requantize(
             layers.push(layer);
         }
         progress("tensors", i + 1, specs.len());
+        if before == dtype && !factors.concern(spec) {
+            return Ok(raw(&matrix));
+        }
         if let (Dtype::I4, Some(four)) = (dtype, four) {
             return Ok(four);
         }
-        let (values, changed) = values();
-        if before == dtype && !changed {
-            return Ok(raw(&matrix));
-        }
+        let values = values();
         match compensated(&values) {
             Some(e) if dtype == Dtype::I4 => Ok(e),
             _ => encode(spec, dtype, &values, &name(spec)),
@@ -317,7 +327,8 @@ fn outcome(
     Ok(snr_db(wanted, &product(spec, &rounded(dtype, x, spec.cols), &w)))
 }
 
-/// The factors with which a storage does least to the outputs, and how many dB they gain; `None` where nothing is gained.
+/// The factors with which a storage, rounding to the nearest, does least to the outputs, and how many dB they gain; `None`
+/// where that is less than [`GAIN`].
 fn absorbed(
     spec: &Spec,
     dtype: Dtype,
@@ -334,7 +345,7 @@ fn absorbed(
         absorb::multiply(&mut w, &factors);
         absorb::divide(&mut x, &factors);
         let gain = outcome(spec, dtype, (&w, &x, &wanted))? - plain;
-        if gain > best.as_ref().map_or(0.0, |(_, gain)| *gain) {
+        if gain > best.as_ref().map_or(GAIN, |(_, gain)| *gain) {
             best = Some((factors, gain));
         }
     }

@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use common::fixture;
 use safetensors::tensor::{Dtype as StDtype, TensorView, serialize_to_file};
 use varmint::{
-    Cpu, Encoder, Encoding, Engine, Error, Fault, Generator, Host, Image, Isa, Model, ModelFile,
-    Ops, Plan, Request, Scalar, Store, Tier, edit, encode,
+    Cpu, Encoded, Encoder, Encoding, Engine, Error, Fault, Generator, Host, Image, Isa, Model,
+    ModelFile, Ops, Plan, Request, Scalar, Store, Tier, edit, encode,
 };
 use varmint_core::encoder::SIZES_AT;
 use varmint_core::file::{CRC_AT, checksum};
@@ -395,6 +395,19 @@ fn drawn(model: &Model<'_>, tier: &Tier, tokens: Option<&[u16]>, seed: u64) -> I
     Engine::new(model, tier).unwrap().generate(request).unwrap()
 }
 
+/// The latent that tokens make.
+fn latent_of(model: &Model<'_>, tier: &Tier, tokens: &[u16]) -> Vec<f32> {
+    let plan = Plan::new(&model.shape, tier).unwrap();
+    let mut arena = vec![0u128; plan.bytes() / 16];
+    let host = Host::new(Cpu::detect(), bytemuck::cast_slice_mut(&mut arena), &plan).unwrap();
+    let request = Request { tokens: Some(tokens), ..Request::new(model) };
+    let mut g = Generator::new(model, &plan, host, request).unwrap();
+    let last = model.shape.config.n_scales() - 1;
+    while !matches!(g.step().unwrap(), varmint::Step::Scale(s) if s.scale == last) {}
+    let n = model.shape.config.latent().tokens() * model.shape.config.cvae as usize;
+    bytemuck::cast_slice::<_, f32>(g.view(varmint::Buf::FHat).unwrap())[..n].to_vec()
+}
+
 #[test]
 fn what_is_kept_stays_and_the_rest_is_drawn() {
     let case = dev_a();
@@ -402,7 +415,8 @@ fn what_is_kept_stays_and_the_rest_is_drawn() {
     let tier = model.tier_at(0).unwrap();
     let config = &model.shape.config;
     let (rgb, _, _) = case.pictures().remove(0);
-    let tokens = encode(&model, &encoder, &tier, &rgb).unwrap();
+    let found = encode(&model, &encoder, &tier, &rgb).unwrap();
+    let tokens = found.tokens.clone();
     let (plain, again) = (drawn(&model, &tier, None, 5), drawn(&model, &tier, Some(&tokens), 5));
     assert_ne!(plain, again);
     assert_eq!(again.tokens, tokens);
@@ -423,6 +437,28 @@ fn what_is_kept_stays_and_the_rest_is_drawn() {
     // Drawn tokens are those of a seed, not leftovers.
     let all: Vec<_> = (0..4).map(|seed| drawn(&model, &tier, Some(&kept), seed).tokens).collect();
     assert!(all.iter().any(|t| *t != all[0]));
+
+    // What stays is looked for again beside what is drawn, which comes nearer to the picture; where nothing was drawn yet,
+    // and where everything stays, that finds the same.
+    let mut engine = Engine::new(&model, &tier).unwrap();
+    let mut request = Request { seed: 5, ..Request::new(&model) };
+    request.labels[0] = Some(3);
+    request.sampling.top_k = 0;
+    assert_eq!(engine.edit(request, &found).unwrap(), again);
+    let part = Encoded { tokens: kept.clone(), ..found.clone() };
+    let followed = engine.edit(request, &part).unwrap();
+    let first = config.tokens_before(1);
+    assert_eq!(followed.tokens[..first], edited.tokens[..first]);
+    assert_ne!(followed, edited);
+    let far = |tokens: &[u16]| {
+        let latent = latent_of(&model, &tier, tokens);
+        let cells =
+            latent.chunks(config.cvae as usize).zip(found.latent.chunks(config.cvae as usize));
+        let stays = cells.zip(&mask).filter(|(_, stays)| **stays);
+        stays.flat_map(|((a, b), _)| a.iter().zip(b)).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+    };
+    let (open, closed) = (far(&edited.tokens), far(&followed.tokens));
+    assert!(closed < open, "{closed}, {open} without");
 
     // All cells stay: nothing changes. And what is no token and no wish is refused.
     let mut same = tokens.clone();

@@ -102,6 +102,9 @@ fn four_bits_learn_from_pictures() {
         all.collect::<Vec<_>>()
     };
     assert!(numbers(&nearest) == numbers(&direct));
+    // Quantized once more, nothing changes, whatever is reported.
+    let (_, twice) = quantized(&model, "f32-int4-twice", &settings(Numbers::Int4));
+    assert!(numbers(&twice) == numbers(&file));
     // What the format does not allow is refused before anything is written.
     let keep = Keep::parse("i4:lvlpos").unwrap();
     let refused = Settings { keep, images: 1, ..settings(Numbers::Int4) };

@@ -18,6 +18,8 @@ enum Attention {
     Extreme,
     /// Scores so far apart that most numerators are 0.
     Steep,
+    /// Some keys with an infinite scale: scores that are infinite or no number.
+    Infinite,
 }
 
 /// Runs attention of `rows` queries with scratch for `room` of them, on `cpu` and on the reference.
@@ -38,9 +40,12 @@ fn attention(
         };
         let (k, v) = (ints(n * width), ints(n * width));
         let [k, v] = [k, v].map(|x| x.into_iter().map(|v| v as i8).collect::<Vec<_>>());
-        let [ks, vs] = [steep, 1.0].map(|s| {
+        let [mut ks, vs] = [steep, 1.0].map(|s| {
             (0..n * heads).map(|_| f16::from_f32(r.float().abs() * 0.1 * s)).collect::<Vec<_>>()
         });
+        if matches!(values, Attention::Infinite) {
+            ks.iter_mut().step_by(5).for_each(|s| *s = f16::INFINITY);
+        }
         (k, v, ks, vs)
     };
     let parts = [part(past), part(now)];
@@ -85,7 +90,8 @@ pub fn int8_attention_equals_the_reference(ops: &dyn Ops) -> Result<usize, Misma
     let mut r = Random(1 << 30);
     let mut cases = 0;
     for dim in [16, 24, 32, 48, 64, 80] {
-        for values in [Attention::Random, Attention::Extreme, Attention::Steep] {
+        for values in [Attention::Random, Attention::Extreme, Attention::Steep, Attention::Infinite]
+        {
             for keys in [(0, 1), (1, 0), (1, 4), (14, 9), (16, 16), (103, 64), (424, 256)] {
                 for rows in [1, 3, 8, 9] {
                     attention(ops, (dim, 2), (rows, 8), keys, values, &mut r)?;
@@ -93,7 +99,9 @@ pub fn int8_attention_equals_the_reference(ops: &dyn Ops) -> Result<usize, Misma
                 }
             }
             // Every number of rows, in blocks of every size.
-            for (rows, room) in (1..10).flat_map(|n| [1, 2, 3, 5, 8, 9].map(|m| (n, m))) {
+            let few = (1..10).flat_map(|n| [1, 2, 3, 5, 8, 9].map(|m| (n, m)));
+            let many = [12, 13, 15, 16, 17, 33].map(|n| (n, 16));
+            for (rows, room) in few.chain(many) {
                 attention(ops, (dim, 3), (rows, room), (17, 14), values, &mut r)?;
                 cases += 1;
             }

@@ -335,6 +335,16 @@ fn untried(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Option<&'static str
     plain.then_some("float or 4-bit weights without the feature `experimental`: never tried")
 }
 
+/// Whether a trunk makes its modulation by projections.
+fn projects(shape: &varmint_core::Shape, set: usize) -> Result<(), Error> {
+    match shape.trunk(set).aln {
+        varmint_core::Aln::Baked => {
+            Err(Error::Unsupported("modulation that was multiplied out (convert without --bake)"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether the kernels can run the plan.
 fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     let (shape, t) = (&model.shape, &plan.tier);
@@ -363,11 +373,7 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     }
     for set in (0..c.n_scales()).map(|k| t.trunk(k)) {
         let trunk = shape.trunk(set);
-        if trunk.aln == varmint_core::Aln::Baked {
-            return Err(Error::Unsupported(
-                "modulation that was multiplied out (convert without --bake)",
-            ));
-        }
+        projects(shape, set)?;
         let (w, hidden, dim) = (trunk.width as usize, trunk.hidden as usize, trunk.head_dim());
         if !w.is_multiple_of(4) || !hidden.is_multiple_of(4) || !dim.is_multiple_of(4) || dim < 8 {
             return Err(Error::Unsupported("widths that are no multiples of 4"));
@@ -432,6 +438,21 @@ mod tests {
             Err(Error::Unsupported(why)) => assert!(why.contains("FlexVAR"), "{why}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn baked_modulation_is_refused_with_a_reason() {
+        let file = ModelFile::open("../../fixtures/small/least.vmt").unwrap();
+        // The trunk's flags: where the section table says that trunks begin.
+        let mut bytes = file.bytes().to_vec();
+        let trunks = u64::from_le_bytes(bytes[64 + 24 + 8..][..8].try_into().unwrap()) as usize;
+        assert_eq!(bytes[trunks + 16] & 5, 0, "an own projection in every block");
+        bytes[trunks + 16] |= 4;
+        let container = varmint_core::file::Container::parse(&bytes).unwrap();
+        let shape = container.shape().unwrap();
+        assert!(projects(&shape, 0).is_err());
+        let whole = file.model().unwrap();
+        assert!(projects(&whole.shape, 0).is_ok());
     }
 
     /// The shipped models run in every tier but those that drop tokens, by kernels that were tried; others say why not.

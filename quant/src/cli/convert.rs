@@ -29,7 +29,7 @@ Examples:
         --refiner refiner.safetensors --decoder narrow=narrow.safetensors --first-tier full \\
         --tier half:blocks=4@3,blocks=2@5 --tier duet:refiner=4,cache=f16 \\
         --tier micro:blocks=0+2+5+7@2,decoder=narrow,tile=4,strip=2 -o m.vmt
-  For a device that draws three things: no class projections, no other classes:
+  For a device that draws three things: their modulation multiplied out, no other classes:
     varmint convert --var var_d16.pth --vae vae_ch160v4096z32.pth --numbers int4 --bake --classes 207,281,985 -o dog-cat-daisy.vmt
   Caches of a quarter or half of the history, more for heads that look far back:
     varmint calibrate m.vmt -o calibration.json
@@ -148,8 +148,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
     /// Multiply the modulation (AdaLN) out: a row of numbers for every class takes the place of the projections, a third of
-    /// the weights. A picture then reads two rows and no projection. For models of one condition table; with few
-    /// --classes the file is smaller as well.
+    /// the weights. A picture then reads two rows of every block's. For models of one condition table; the file is smaller
+    /// with few --classes only.
     #[arg(long)]
     bake: bool,
     /// Keep only these classes, numbered anew in this order: numbers, ranges or names (example: 207,250-259,goldfish).

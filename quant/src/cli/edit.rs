@@ -23,7 +23,8 @@ Examples:
   Nothing: what the tokenizer makes of the picture:
     varmint edit --model emoji-64.vmt --image face.png --out again.png";
 
-/// Draw a part of a picture anew: tokens of the rest stay as the encoder finds them.
+/// Draw a part of a picture anew. What stays is looked for again at every scale, so that it makes up for what is drawn
+/// around it.
 ///
 /// The picture's middle is cut out in the shape of the model's pictures and brought to their size. A cell of the
 /// latent (8x8 pixels of emoji-64) is drawn anew if any of its pixels is. What stays is what the tokenizer
@@ -55,6 +56,9 @@ pub(crate) struct Args {
     /// In which style: a name or its number [default: not given].
     #[arg(long, value_name = "NAME|N")]
     style: Option<String>,
+    /// Leave the tokens of what stays as the encoder found them, whatever is drawn around them: the official demo.
+    #[arg(long)]
+    fixed: bool,
     /// Seed of the first picture; the following ones count up.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -112,10 +116,10 @@ impl Args {
         let config = &model.shape.config;
         let fitted = fitted(&picture, size);
         let found = encode(&model, &encoder, &tier, &fitted.rgb)?;
-        let mut tokens = found.clone();
-        let drawn = edit::keep(config, &mask, &mut tokens)?;
+        let mut kept = found.clone();
+        let drawn = edit::keep(config, &mask, &mut kept.tokens)?;
 
-        let mut request = Request { tokens: Some(&tokens), ..Request::new(&model) };
+        let mut request = Request::new(&model);
         request.sampling =
             super::sampling(&model, (self.guidance, self.top_k, self.top_p, self.temperature))?;
         let row = |table, name: &str, text: &String| {
@@ -136,13 +140,16 @@ impl Args {
         let mut images = Vec::new();
         if self.show {
             images.extend([fitted.clone(), greyed(&fitted, &mask, config)]);
-            images.push(engine.generate(Request { tokens: Some(&found), ..request })?);
+            images.push(engine.generate(Request { tokens: Some(&found.tokens), ..request })?);
         }
         for class in classes {
             request.labels[0] = class;
             for i in 0..self.count.max(1) as u64 {
                 request.seed = self.seed.wrapping_add(i);
-                images.push(engine.generate(request)?);
+                images.push(match self.fixed {
+                    true => engine.generate(Request { tokens: Some(&kept.tokens), ..request })?,
+                    false => engine.edit(request, &kept)?,
+                });
             }
         }
         let square = (1..).find(|c| c * c >= images.len()).unwrap_or(1);
@@ -156,7 +163,7 @@ impl Args {
         println!(
             "{}: {drawn} of {} tokens drawn anew, tier {}",
             self.out.display(),
-            tokens.len(),
+            kept.tokens.len(),
             tier.name()
         );
         Ok(())
