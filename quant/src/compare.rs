@@ -113,7 +113,8 @@ fn mse(a: &[u8], b: &[u8]) -> f64 {
     squares / a.len().max(1) as f64
 }
 
-fn psnr(mse: f64) -> f64 {
+/// PSNR in dB of a mean squared difference of bytes, at most [`EQUAL_DB`].
+pub fn psnr(mse: f64) -> f64 {
     (10.0 * (255.0 * 255.0 / mse.max(1e-12)).log10()).min(EQUAL_DB)
 }
 

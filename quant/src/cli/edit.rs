@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use varmint::{Config, Engine, Image, Model, Request, edit, encode};
+use varmint_quant::compare::psnr;
 use varmint_quant::open_encoder;
 use varmint_quant::picture::{fitted, read_png};
 
@@ -152,6 +153,11 @@ impl Args {
                 });
             }
         }
+        let known = if self.show { 3 } else { 0 };
+        let near: Vec<f64> =
+            images.iter().skip(known).map(|i| kept_db(&fitted, i, &mask, config)).collect();
+        let tokenizer = images.get(2).filter(|_| self.show);
+        let tokenizer = tokenizer.map(|i| kept_db(&fitted, i, &mask, config));
         let square = (1..).find(|c| c * c >= images.len()).unwrap_or(1);
         let columns = if self.show { images.len() } else { square };
         let image = match images.as_slice() {
@@ -166,6 +172,12 @@ impl Args {
             kept.tokens.len(),
             tier.name()
         );
+        if mask.contains(&true) {
+            let mean = near.iter().sum::<f64>() / near.len().max(1) as f64;
+            let alone = tokenizer
+                .map_or(String::new(), |db| format!(", where the tokenizer alone has {db:.1} dB"));
+            println!("what stays is {mean:.1} dB from the picture{alone}");
+        }
         Ok(())
     }
 
@@ -217,6 +229,22 @@ impl Args {
         }
         Ok(stays)
     }
+}
+
+/// PSNR of what stays.
+fn kept_db(picture: &Image, made: &Image, stays: &[bool], config: &Config) -> f64 {
+    let latent = config.latent();
+    let (rows, columns) = (latent.h as usize, latent.w as usize);
+    let (tall, wide) = (picture.height / rows, picture.width / columns);
+    let (mut sum, mut n) = (0.0, 0);
+    for (i, (a, b)) in picture.rgb.chunks_exact(3).zip(made.rgb.chunks_exact(3)).enumerate() {
+        let (y, x) = (i / picture.width, i % picture.width);
+        if stays[y / tall * columns + x / wide] {
+            sum += a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
+            n += 3;
+        }
+    }
+    psnr(sum / f64::from(n.max(1)))
 }
 
 /// The picture, pale and grey where it does not stay.
