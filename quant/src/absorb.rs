@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! W x = (W diag(f)) (x / f)                   x = LN(..) (g0 + scale) + shift
-//! f_j = max |x_j|^a / max_i |W_ij|^(1 - a)    of mean 1, in logarithms
+//! f_j = max |x_j|^a / max_i |W_ij|^b          of mean 1, in logarithms
 //! ```
 //!
 //! The division goes into g0, which the format has for this, and into the weights that make scale and shift of the
@@ -16,8 +16,10 @@ use std::collections::BTreeMap;
 use varmint_core::tensor::{Dtype, Role, Spec};
 use varmint_core::{Aln, Shape};
 
-/// Exponents that are tried.
-pub(crate) const EXPONENTS: [f32; 3] = [0.25, 0.5, 0.75];
+/// Exponents a and b that are tried: those of SmoothQuant, and of AWQ (arXiv 2306.00978), which spares the weights of channels
+/// with large inputs.
+pub(crate) const EXPONENTS: [(f32, f32); 6] =
+    [(0.25, 0.75), (0.5, 0.5), (0.75, 0.25), (0.25, 0.0), (0.5, 0.0), (0.75, 0.0)];
 
 /// Which inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,11 +63,11 @@ fn largest(rows: &[f32], cols: usize) -> Vec<f32> {
     most
 }
 
-/// Factors for a weight `values` and sample `inputs`, rows of as many columns; `exponent` is a.
-pub(crate) fn factors(values: &[f32], inputs: &[f32], cols: usize, exponent: f32) -> Vec<f32> {
+/// Factors for a weight `values` and sample `inputs`, rows of as many columns.
+pub(crate) fn factors(values: &[f32], inputs: &[f32], cols: usize, (a, b): (f32, f32)) -> Vec<f32> {
     let (x, w) = (largest(inputs, cols), largest(values, cols));
     let one = |(&x, &w): (&f32, &f32)| match x > 0.0 && w > 0.0 {
-        true => exponent * x.ln() - (1.0 - exponent) * w.ln(),
+        true => a * x.ln() - b * w.ln(),
         false => f32::NAN,
     };
     let all: Vec<f32> = x.iter().zip(&w).map(one).collect();
@@ -157,7 +159,7 @@ mod tests {
     fn outliers_go_into_the_weights() {
         // Channel 1 has inputs a hundred times as large.
         let (x, w) = ([1.0, 100.0, 0.0, -0.5, 60.0, 0.0], [2.0, 1.0, 5.0, -1.0, -2.0, 5.0]);
-        let f = factors(&w, &x, 3, 0.5);
+        let f = factors(&w, &x, 3, (0.5, 0.5));
         assert!((f[1] / f[0] - 10.0).abs() < 1e-4, "{f:?}");
         assert_eq!(f[2], 1.0);
         assert!((f[0] * f[1] - 1.0).abs() < 1e-5);

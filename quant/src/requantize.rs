@@ -339,8 +339,8 @@ fn absorbed(
     let wanted = product(spec, &x, values);
     let plain = outcome(spec, dtype, (values, &x, &wanted))?;
     let mut best: Option<(Vec<f32>, f64)> = None;
-    for exponent in absorb::EXPONENTS {
-        let factors = absorb::factors(values, inputs, spec.cols, exponent);
+    for exponents in absorb::EXPONENTS {
+        let factors = absorb::factors(values, inputs, spec.cols, exponents);
         let (mut w, mut x) = (values.to_vec(), x.clone());
         absorb::multiply(&mut w, &factors);
         absorb::divide(&mut x, &factors);
