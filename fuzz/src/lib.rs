@@ -12,7 +12,8 @@ use varmint::plan::ARENA_ALIGN;
 use varmint::tensor::{Data, Matrix};
 use varmint::tier::TIER_BYTES;
 use varmint::{
-    Encoder, Encoding, Error, Generator, Host, Model, ModelFile, Plan, Request, Shape, Stage, Step, encoder,
+    Encoder, Encoding, Error, Generator, Host, Model, ModelFile, Plan, Request, Shape, Stage, Step,
+    encoder,
 };
 use work::Counting;
 
