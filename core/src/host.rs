@@ -41,6 +41,11 @@ pub trait Backend {
     /// # Errors
     /// As `run`.
     fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error>;
+
+    /// Whether given tokens are read at every draw, not once at an image's start.
+    fn reads_tokens_late(&self) -> bool {
+        true
+    }
 }
 
 /// A backend that someone else owns.
@@ -55,6 +60,10 @@ impl<B: Backend + ?Sized> Backend for &mut B {
 
     fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
         (**self).view(plan, buf)
+    }
+
+    fn reads_tokens_late(&self) -> bool {
+        (**self).reads_tokens_late()
     }
 }
 

@@ -460,6 +460,25 @@ fn what_is_kept_stays_and_the_rest_is_drawn() {
     let (open, closed) = (far(&edited.tokens), far(&followed.tokens));
     assert!(closed < open, "{closed}, {open} without");
 
+    // Before anything is drawn, it finds what the encoder found; and sizes that are wrong are refused.
+    let (zeros, mut room) = (vec![0.0; found.latent.len()], vec![0.0; edit::follow_room(config)]);
+    let mut of = |k: usize, wanted: &[f32], tokens: &mut [u16], less: usize| {
+        let room = &mut room[less..];
+        edit::follow(&model, k, (wanted, &zeros), tokens, room)
+    };
+    let mut one = [0];
+    assert_eq!(of(0, &found.latent, &mut one, 0), Ok(()));
+    assert_eq!(one[..], tokens[..1]);
+    let n = found.latent.len();
+    assert_eq!(
+        of(0, &found.latent[1..], &mut one, 0),
+        Err(Error::BadImage { need: n, got: n - 1 })
+    );
+    let need = edit::follow_room(config);
+    assert_eq!(of(0, &found.latent, &mut one, 1), Err(Error::BadImage { need, got: need - 1 }));
+    assert_eq!(of(1, &found.latent, &mut one, 0), Err(Error::BadTokens { need: 4, got: 1 }));
+    assert!(of(99, &found.latent, &mut one, 0).is_err());
+
     // All cells stay: nothing changes. And what is no token and no wish is refused.
     let mut same = tokens.clone();
     assert_eq!(edit::keep(config, &vec![true; latent.tokens()], &mut same), Ok(0));

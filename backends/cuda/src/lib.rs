@@ -280,6 +280,11 @@ impl Backend for Cuda<'_> {
         "cuda"
     }
 
+    // They are copied to the device with the rest of the request.
+    fn reads_tokens_late(&self) -> bool {
+        false
+    }
+
     fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), varmint_core::Error> {
         let done = self.stage(job, stage);
         if done.is_err() {
