@@ -119,14 +119,18 @@ pub fn follow(
     }
     let size = (latent.h as usize, latent.w as usize, z);
     reduce(missing, size, (scale.h as usize, scale.w as usize), rest);
-    let reduced = part(rest, 0, scale.tokens() * z);
-    let few = (HEAD_TILE * z).max(1);
-    for (tokens, reduced) in tokens.chunks_mut(HEAD_TILE).zip(reduced.chunks(few)) {
+    let (reduced, all) = (&*rest, scale.tokens());
+    let mut at = 0;
+    while at < all {
+        let few = (all - at).min(HEAD_TILE);
         let mut found = [0; HEAD_TILE];
-        nearest(model, reduced, part_mut(&mut found, 0, tokens.len()), code);
-        for (token, found) in tokens.iter_mut().zip(found).filter(|(token, _)| **token != DRAW) {
-            *token = found;
+        nearest(model, part(reduced, at * z, few * z), part_mut(&mut found, 0, few), code);
+        for (token, found) in part_mut(tokens, at, few).iter_mut().zip(found) {
+            if *token != DRAW {
+                *token = found;
+            }
         }
+        at += HEAD_TILE;
     }
     Ok(())
 }

@@ -89,6 +89,10 @@ fn editing(ops: impl Ops + Copy) -> Result<(), Error> {
     let (part, level) = encoder.sizes.layer(any());
     show_number(part.count() + part.spec(any(), any()).packed_cols() + level);
     show_number(encoder.file_bytes() + encoder.sizes.first(any()));
+    if let Some((spec, _, m)) = encoder.tensor(any()) {
+        show_number(spec.packed_cols());
+        matrix(m);
+    }
     let plan = encoder.plan(&model.shape, &model.tier_at(any())?)?;
     let host = Host::new(ops, ram(), &plan)?;
     let mut encoding = Encoding::new(&model, &encoder, &plan, host, numbers())?;
@@ -104,6 +108,11 @@ fn editing(ops: impl Ops + Copy) -> Result<(), Error> {
     let mut request = request(&model);
     request.tokens = Some(numbers());
     let mut g = Generator::new(&model, &plan, Host::new(ops, ram(), &plan)?, request)?;
+    g.step()?;
+    let latents = (numbers(), numbers());
+    show_number(edit::follow_room(&model.shape.config));
+    edit::follow(&model, any(), latents, numbers_mut(), numbers_mut())?;
+    g.set_tokens(Some(numbers()))?;
     g.step()?;
     Ok(())
 }
