@@ -351,3 +351,23 @@ fn the_command_shows_them() {
     let (good, shown, err) = varmint(&args);
     assert!(good && shown.contains("tiers micro and full"), "{shown}{err}");
 }
+
+/// Both transformers read rows of their own in place of projections, and every tier draws what it drew.
+#[test]
+fn both_transformers_are_baked() {
+    let parts = Parts::new("baked");
+    let plain = parts.convert(&parts.options(Numbers::F32, &TIERS)).unwrap();
+    let plain = ModelFile::from_bytes(plain.bytes());
+    let baked = Options { bake: true, ..parts.options(Numbers::F32, &TIERS) };
+    let baked = parts.convert(&baked).unwrap();
+    let (plain, baked) = (plain.model().unwrap(), baked.model().unwrap());
+    assert!((0..2).all(|i| baked.shape.trunk(i).aln == varmint_core::Aln::Baked));
+    for tier in ["full", "half", "duet", "micro"] {
+        let draw = |m: &Model<'_>| {
+            let mut request = Request { seed: 3, ..Request::new(m) };
+            request.labels[0] = Some(4);
+            Engine::new(m, &m.tier(tier).unwrap()).unwrap().generate(request).unwrap()
+        };
+        assert!(draw(&plain) == draw(&baked), "{tier}");
+    }
+}
