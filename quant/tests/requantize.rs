@@ -123,6 +123,16 @@ fn with_outliers() -> Tensors {
             *b = to(i, f32::from_le_bytes(*b)).to_le_bytes();
         }
     };
+    // Of the head: scales, then shifts.
+    change("var.head_nm.ada_lin.1.weight".into(), &|i, v| {
+        if i / 64 % 64 == 7 { 61.0 * v } else { v }
+    });
+    change("var.head_nm.ada_lin.1.bias".into(), &|i, v| match i {
+        7 => 61.0 * v + 60.0,
+        71 => 61.0 * v,
+        _ => v,
+    });
+    change("var.head.weight".into(), &|i, v| if i % 64 == 7 { v / 61.0 } else { v });
     for b in 0..3 {
         let block = |key: &str| format!("var.blocks.{b}.{key}");
         // Scales and shifts of attention and feed-forward part are parts 2 to 5 of six.
@@ -163,6 +173,10 @@ fn outliers_are_absorbed() {
         let absorbed = same(&file);
         for (a, b) in after.layers.iter().zip(&before.layers) {
             assert_eq!(b.absorbed, None);
+            if a.name == "head.0" {
+                let gain = a.int8_wide - b.int8_wide;
+                assert!(gain > 6.0 && a.absorbed.unwrap() > 6.0, "{a:?}, {gain} dB");
+            }
             if a.name.starts_with("qkv") || a.name.starts_with("fc1") {
                 // Rows that the factors were not found on.
                 let gain = a.int8 - b.int8;
@@ -171,4 +185,25 @@ fn outliers_are_absorbed() {
         }
         assert!(absorbed > plain + 0.05 && absorbed > 0.8, "{name}: {absorbed}, {plain} without");
     }
+}
+
+/// Where all blocks share one modulation, only the head's inputs can be divided; nothing else may change.
+#[test]
+fn shared_modulation_is_left_alone() {
+    let shipped = ModelFile::open(fixture("emoji-micro.vmt")).unwrap();
+    let shipped = shipped.model().unwrap();
+    assert_eq!(shipped.shape.trunk(0).aln, varmint_core::Aln::Shared);
+    let exact = Settings { images: 0, report: false, ..settings(Numbers::F32) };
+    let (_, floats) = quantized(&shipped, "micro-f32", &exact);
+    let floats = floats.model().unwrap();
+    let same = |name: &str, absorb: bool| {
+        let wanted = Settings { absorb, images: 4, report: false, ..settings(Numbers::Int8) };
+        let (_, file) = quantized(&floats, name, &wanted);
+        let m = file.model().unwrap();
+        let tiers = (m.tier_at(0).unwrap(), floats.tier_at(0).unwrap());
+        let items = requests(&floats, 6, 7);
+        compare((&m, &tiers.0), (&floats, &tiers.1), &items, 1, &|| ()).unwrap().same_tokens
+    };
+    let (plain, absorbed) = (same("micro-plain", false), same("micro-absorbed", true));
+    assert!(plain > 0.6 && absorbed > plain - 0.1, "{absorbed}, {plain} without");
 }
