@@ -34,17 +34,6 @@ pub fn sealed(bytes: &[u8]) -> ModelFile {
     ModelFile::from_bytes(&bytes)
 }
 
-/// Bytes of a tensor's numbers and scales, as they can be reached.
-fn bytes(matrix: &Matrix<'_>) -> u64 {
-    let (numbers, scales) = match matrix.data {
-        Data::F32(w) => (4 * w.len(), 0),
-        Data::F16(w) => (2 * w.len(), 0),
-        Data::I8Rows(w, scale) | Data::I8 { w, scale, .. } => (w.len(), scale.len()),
-        Data::I4 { w, group, scale } => (w.len() + group.len(), scale.len()),
-    };
-    (numbers + 4 * scales) as u64
-}
-
 /// The same for an encoder file. Of which models it is, nobody says.
 pub fn sealed_encoder(bytes: &[u8]) -> ModelFile {
     let mut bytes = bytes.to_vec();
@@ -58,6 +47,17 @@ pub fn sealed_encoder(bytes: &[u8]) -> ModelFile {
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc);
     }
     ModelFile::from_bytes(&bytes)
+}
+
+/// Bytes of a tensor's numbers and scales, as they can be reached.
+fn bytes(matrix: &Matrix<'_>) -> u64 {
+    let (numbers, scales) = match matrix.data {
+        Data::F32(w) => (4 * w.len(), 0),
+        Data::F16(w) => (2 * w.len(), 0),
+        Data::I8Rows(w, scale) | Data::I8 { w, scale, .. } => (w.len(), scale.len()),
+        Data::I4 { w, group, scale } => (w.len() + group.len(), scale.len()),
+    };
+    (numbers + 4 * scales) as u64
 }
 
 /// Encodes a picture for the small model, if it is an encoder for it and takes little time; in all tiers.

@@ -220,26 +220,29 @@ impl Args {
             white.rgb.iter_mut().for_each(|v| *v = 255 - *v);
         }
         let white = fitted(&white, size);
-        let (tall, wide) = (size.0 / rows, size.1 / columns);
         let mut stays = vec![true; rows * columns];
         for (i, pixel) in white.rgb.chunks_exact(3).enumerate() {
             if pixel[0] > 127 {
-                stays[i / size.1 / tall * columns + i % size.1 / wide] = false;
+                stays[cell_of(i, size, &model.shape.config)] = false;
             }
         }
         Ok(stays)
     }
 }
 
-/// PSNR of what stays.
-fn kept_db(picture: &Image, made: &Image, stays: &[bool], config: &Config) -> f64 {
+/// The cell of the latent that pixel `i` of a picture is in.
+fn cell_of(i: usize, (height, width): (usize, usize), config: &Config) -> usize {
     let latent = config.latent();
     let (rows, columns) = (latent.h as usize, latent.w as usize);
-    let (tall, wide) = (picture.height / rows, picture.width / columns);
+    i / width / (height / rows) * columns + i % width / (width / columns)
+}
+
+/// PSNR of what stays.
+fn kept_db(picture: &Image, made: &Image, stays: &[bool], config: &Config) -> f64 {
+    let size = (picture.height, picture.width);
     let (mut sum, mut n) = (0.0, 0);
     for (i, (a, b)) in picture.rgb.chunks_exact(3).zip(made.rgb.chunks_exact(3)).enumerate() {
-        let (y, x) = (i / picture.width, i % picture.width);
-        if stays[y / tall * columns + x / wide] {
+        if stays[cell_of(i, size, config)] {
             sum += a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
             n += 3;
         }
@@ -249,13 +252,10 @@ fn kept_db(picture: &Image, made: &Image, stays: &[bool], config: &Config) -> f6
 
 /// The picture, pale and grey where it does not stay.
 fn greyed(picture: &Image, stays: &[bool], config: &Config) -> Image {
-    let latent = config.latent();
-    let (rows, columns) = (latent.h as usize, latent.w as usize);
-    let (tall, wide) = (picture.height / rows, picture.width / columns);
+    let size = (picture.height, picture.width);
     let mut out = picture.clone();
     for (i, pixel) in out.rgb.chunks_exact_mut(3).enumerate() {
-        let (y, x) = (i / picture.width, i % picture.width);
-        if !stays[y / tall * columns + x / wide] {
+        if !stays[cell_of(i, size, config)] {
             pixel.iter_mut().for_each(|v| *v = 160 + *v / 8);
         }
     }
