@@ -52,7 +52,15 @@ impl<'m> Engine<'m> {
     /// # Errors
     /// As [`Plan::new`].
     pub fn new(model: &'m Model<'m>, tier: &Tier) -> Result<Self, Error> {
-        let plan = Plan::new(&model.shape, tier)?;
+        Self::batch(model, tier, 1)
+    }
+
+    /// An arena for `images` images at once: see [`Engine::generate_batch`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`] and [`Plan::batch`].
+    pub fn batch(model: &'m Model<'m>, tier: &Tier, images: usize) -> Result<Self, Error> {
+        let plan = Plan::new(&model.shape, tier)?.batch(images)?;
         Self::allocate(model, plan, plan.bytes())
     }
 
@@ -84,7 +92,20 @@ impl<'m> Engine<'m> {
     /// Why there is no GPU to use; [`varmint_cuda::Error::Unsupported`] for tiers that only a CPU runs.
     #[cfg(feature = "cuda")]
     pub fn on_gpu(model: &'m Model<'m>, tier: &Tier) -> Result<Self, varmint_cuda::Error> {
-        let plan = Plan::new(&model.shape, &varmint_cuda::tier(model, tier))?;
+        Self::batch_on_gpu(model, tier, 1)
+    }
+
+    /// On the first NVIDIA GPU, with memory for `images` images at once.
+    ///
+    /// # Errors
+    /// As [`Engine::on_gpu`] and [`Plan::batch`].
+    #[cfg(feature = "cuda")]
+    pub fn batch_on_gpu(
+        model: &'m Model<'m>,
+        tier: &Tier,
+        images: usize,
+    ) -> Result<Self, varmint_cuda::Error> {
+        let plan = Plan::new(&model.shape, &varmint_cuda::tier(model, tier))?.batch(images)?;
         plan.verify()?;
         let gpu = Some(Box::new(varmint_cuda::Cuda::new(model, &plan)?));
         Ok(Self { model, plan, arena: Vec::new(), cpu: Cpu::detect(), gpu })
@@ -104,12 +125,13 @@ impl<'m> Engine<'m> {
         #[cfg(feature = "cuda")]
         if let Some(gpu) = &mut self.gpu {
             let plan = Plan::new(&self.model.shape, &varmint_cuda::tier(self.model, tier))?;
+            let plan = plan.batch(self.plan.images())?;
             plan.verify()?;
             gpu.prepare(self.model, &plan)?;
             self.plan = plan;
             return Ok(());
         }
-        let plan = Plan::new(&self.model.shape, tier)?;
+        let plan = Plan::new(&self.model.shape, tier)?.batch(self.plan.images())?;
         plan.verify()?;
         Budget::ram(self.arena.len() * 16).check(&plan)?;
         self.plan = plan;
@@ -184,7 +206,20 @@ impl<'m> Engine<'m> {
         lower: impl FnMut(&Plan, usize) -> Option<Plan>,
         on: impl FnMut(Event<'_>),
     ) -> Result<Image, Error> {
-        self.run(request, lower, None, on)
+        self.run_one(request, lower, None, on)
+    }
+
+    /// Makes as many images at once as there are requests, at most as many as the engine was made for. Each is the one
+    /// that its request alone gives; what is gained is time, where reading the weights takes most of it: on a GPU.
+    ///
+    /// # Errors
+    /// As [`Generator::batch`] and [`Generator::step`].
+    pub fn generate_batch(
+        &mut self,
+        requests: &[Request<'_>],
+        on: impl FnMut(Event<'_>),
+    ) -> Result<Vec<Image>, Error> {
+        self.run(requests, |_, _| None, None, on)
     }
 
     /// Draws a part of a picture anew: the tokens of `kept` that are [`edit::DRAW`]. What stays is looked for again at every
@@ -194,16 +229,26 @@ impl<'m> Engine<'m> {
     /// As [`Generator::new`], [`Generator::step`] and [`edit::follow`].
     pub fn edit(&mut self, request: Request<'_>, kept: &Encoded) -> Result<Image, Error> {
         let request = Request { tokens: Some(&kept.tokens), ..request };
-        self.run(request, |_, _| None, Some(kept), |_| {})
+        self.run_one(request, |_, _| None, Some(kept), |_| {})
+    }
+
+    fn run_one(
+        &mut self,
+        request: Request<'_>,
+        lower: impl FnMut(&Plan, usize) -> Option<Plan>,
+        kept: Option<&Encoded>,
+        on: impl FnMut(Event<'_>),
+    ) -> Result<Image, Error> {
+        Ok(self.run(&[request], lower, kept, on)?.swap_remove(0))
     }
 
     fn run(
         &mut self,
-        request: Request<'_>,
+        requests: &[Request<'_>],
         mut lower: impl FnMut(&Plan, usize) -> Option<Plan>,
         kept: Option<&Encoded>,
         mut on: impl FnMut(Event<'_>),
-    ) -> Result<Image, Error> {
+    ) -> Result<Vec<Image>, Error> {
         let scales = self.model.shape.config.n_scales();
         // Plans of scales at which it went down, and tokens that were found on the way: the generator borrows them.
         let lowered = vec![OnceCell::new(); scales];
@@ -222,38 +267,41 @@ impl<'m> Engine<'m> {
                 backend = &mut host;
             }
         }
-        let mut generator = Generator::new(self.model, &self.plan, backend, request)?;
-        let mut image = Image { width: 0, height: 0, rgb: Vec::new(), tokens: Vec::new() };
+        let mut generator = Generator::batch(self.model, &self.plan, backend, requests)?;
+        let (height, width) = generator.size();
+        let empty = Image { width, height, rgb: Vec::new(), tokens: Vec::new() };
+        let mut images = vec![empty; requests.len()];
         loop {
             if let Some(scale) = generator.boundary()
                 && let Some(plan) = lower(generator.plan(), scale)
             {
                 generator.lower(lowered[scale].get_or_init(|| plan))?;
             }
-            let (mut latent_done, mut done) = (false, None);
+            let mut done = None;
             match generator.step()? {
                 Step::Working(progress) => on(Event::Working(progress)),
                 Step::Scale(scale) => {
-                    latent_done = scale.scale + 1 == scales;
-                    done = Some(scale.scale);
+                    done = Some((scale.image, scale.scale));
                     on(Event::Scale(&scale));
                 }
                 Step::Rows(rows) => {
-                    image.rgb.extend_from_slice(rows.rgb);
+                    images[rows.image].rgb.extend_from_slice(rows.rgb);
                     on(Event::Rows(&rows));
                 }
                 Step::Done => break,
             }
-            if let (Some(kept), Some(k)) = (kept, done.filter(|_| !latent_done)) {
-                follow(self.model, k + 1, &mut generator, &kept.latent, &mut tokens)?;
-                generator.set_tokens(Some(given[k + 1].get_or_init(|| tokens.clone())))?;
-            }
-            if latent_done {
-                image.tokens = generator.tokens()?.to_vec();
+            match (done, kept) {
+                (Some((image, k)), _) if k + 1 == scales => {
+                    images[image].tokens = generator.tokens_of(image)?.to_vec();
+                }
+                (Some((_, k)), Some(kept)) => {
+                    follow(self.model, k + 1, &mut generator, &kept.latent, &mut tokens)?;
+                    generator.set_tokens(Some(given[k + 1].get_or_init(|| tokens.clone())))?;
+                }
+                _ => {}
             }
         }
-        (image.height, image.width) = generator.size();
-        Ok(image)
+        Ok(images)
     }
 }
 

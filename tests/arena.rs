@@ -111,7 +111,7 @@ fn dead_ranges_are_not_read() {
             Host::new(Scalar, self.ram, job.plan)?.run(job, stage)
         }
 
-        fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
+        fn view(&mut self, plan: &Plan, _: usize, buf: Buf) -> Result<&[u8], Error> {
             let b = plan.buffer(buf);
             Ok(&self.ram[b.offset as usize..(b.offset + b.size) as usize])
         }

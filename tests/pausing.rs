@@ -153,8 +153,8 @@ impl<B: Backend> Backend for Failing<'_, B> {
         if fails { Err(self.error()) } else { Ok(()) }
     }
 
-    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
-        if self.fails() { Err(self.error()) } else { self.inner.view(plan, buf) }
+    fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error> {
+        if self.fails() { Err(self.error()) } else { self.inner.view(plan, image, buf) }
     }
 }
 

@@ -294,7 +294,7 @@ impl<'a, O: Ops> Encoding<'a, O> {
     /// [`Error::PlanMismatch`], which would be a defect.
     pub fn step(&mut self) -> Result<Option<Progress>, Error> {
         let (shape, tier) = (&self.model.shape, &self.plan.tier);
-        let job = Job { model: self.model, plan: self.plan, request: &self.request };
+        let job = Job { model: self.model, plan: self.plan, request: &self.request, more: &[] };
         match self.work {
             Work::Layer { at, pass, y } => {
                 if matches!(pass, Pass::Scan) {

@@ -88,6 +88,13 @@ pub enum Error {
         /// Values given.
         got: usize,
     },
+    /// 210: a batch of `got` requests where there is room for 1 to `need`.
+    BadBatch {
+        /// Images that the plan, or any plan, can make at once.
+        need: usize,
+        /// Requests given.
+        got: usize,
+    },
     /// 206: no tier does its work in what the budget allows.
     TooMuchWork {
         /// Multiply-accumulates needed, of a step or of an image.
@@ -131,6 +138,7 @@ impl Error {
             Self::NotLower => 207,
             Self::WrongEncoder => 208,
             Self::BadImage { .. } => 209,
+            Self::BadBatch { .. } => 210,
             Self::ArenaTooSmall { .. } => 301,
             Self::ArenaMisaligned { .. } => 302,
             Self::PlanTooLarge => 303,
@@ -196,6 +204,9 @@ impl fmt::Display for Error {
             ),
             Self::BadImage { need, got } => {
                 write!(f, "{need} values of a picture or mask are needed, not {got}")
+            }
+            Self::BadBatch { need, got } => {
+                write!(f, "1 to {need} images can be made at once, not {got}")
             }
             Self::TooMuchWork { need, got } => write!(
                 f,

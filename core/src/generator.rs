@@ -1,4 +1,4 @@
-//! The generator: one image, one bounded step at a time.
+//! The generator: one image, or a batch of them, one bounded step at a time.
 //!
 //! A plain state machine. Progress, preview, cancel and a fed watchdog all fall out of [`Generator::step`]:
 //! stop calling it and the image waits; drop the generator and it is cancelled.
@@ -18,7 +18,7 @@ use crate::tensor::Layer;
 pub struct Progress {
     /// Done.
     pub done: u64,
-    /// In the whole image.
+    /// In the whole image, or in all of a batch.
     pub total: u64,
 }
 
@@ -38,6 +38,8 @@ pub enum Step<'g> {
 /// The latent after a scale.
 #[derive(Debug)]
 pub struct ScaleView<'g> {
+    /// Which image of a batch: 0 without one.
+    pub image: usize,
     /// The scale.
     pub scale: usize,
     /// Height and width of the preview.
@@ -70,6 +72,8 @@ impl ScaleView<'_> {
 /// Finished rows of the image.
 #[derive(Debug)]
 pub struct Rows<'g> {
+    /// Which image of a batch: 0 without one.
+    pub image: usize,
     /// First row.
     pub y: usize,
     /// Pixels per row.
@@ -92,9 +96,13 @@ pub struct Generator<'a, B> {
     room: usize,
     backend: B,
     request: Request<'a>,
+    /// The other requests of a batch.
+    more: &'a [Request<'a>],
     stage: Stage,
     /// Whether the stage has run and only its result was not seen yet.
     ran: bool,
+    /// Images whose result was seen.
+    seen: usize,
     /// Whether the latent is looked at after a scale.
     previews: bool,
     done: u64,
@@ -117,8 +125,41 @@ impl<'a, B: Backend> Generator<'a, B> {
             return Err(Error::NotLower);
         }
         let room = plan.bytes();
-        let (first, stage, ran, previews) = (plan, Stage::START, false, true);
-        Ok(Self { model, first, plan, room, backend, request, stage, ran, previews, done: 0 })
+        let (first, stage, ran, seen, previews) = (plan, Stage::START, false, 0, true);
+        let more = &[];
+        Ok(Self {
+            model,
+            first,
+            plan,
+            room,
+            backend,
+            request,
+            more,
+            stage,
+            ran,
+            seen,
+            previews,
+            done: 0,
+        })
+    }
+
+    /// Ready to make as many images at once as there are requests: at most [`Plan::images`]. Every image is the one that its
+    /// request alone would give. Scales and rows come image by image.
+    ///
+    /// # Errors
+    /// As [`Generator::new`]; [`Error::BadBatch`] for no requests, or more than the plan has room for.
+    pub fn batch(
+        model: &'a Model<'a>,
+        plan: &'a Plan,
+        backend: B,
+        requests: &'a [Request<'a>],
+    ) -> Result<Self, Error> {
+        let Some(&first) = requests.first() else {
+            return Err(Error::BadBatch { need: plan.images(), got: 0 });
+        };
+        let mut this = Self::new(model, plan, backend, first)?;
+        this.reset_batch(requests)?;
+        Ok(this)
     }
 
     /// Whether [`ScaleView::preview`] has anything to show (the default). A device with a memory of its own has to be
@@ -147,9 +188,26 @@ impl<'a, B: Backend> Generator<'a, B> {
         if plan.bytes() > self.room {
             return Err(Error::ArenaTooSmall { need: plan.bytes(), got: self.room });
         }
-        (self.first, self.plan, self.request) = (plan, plan, request);
-        (self.stage, self.ran, self.done) = (Stage::START, false, 0);
+        (self.first, self.plan, self.request, self.more) = (plan, plan, request, &[]);
+        (self.stage, self.ran, self.seen, self.done) = (Stage::START, false, 0, 0);
         Ok(())
+    }
+
+    /// Starts over with a batch, in the same plan.
+    ///
+    /// # Errors
+    /// As [`Generator::batch`]; the old requests then stay.
+    pub fn reset_batch(&mut self, requests: &'a [Request<'a>]) -> Result<(), Error> {
+        let (need, got) = (self.first.images(), requests.len());
+        match requests.split_first() {
+            Some((&request, more)) if got <= need => {
+                more.iter().try_for_each(|r| r.check(self.model))?;
+                self.reset(request)?;
+                self.more = more;
+                Ok(())
+            }
+            _ => Err(Error::BadBatch { need, got }),
+        }
     }
 
     /// The scale that begins with the next step, if one does and the image can go on in a lower tier there.
@@ -178,7 +236,8 @@ impl<'a, B: Backend> Generator<'a, B> {
         }
     }
 
-    /// Other given tokens, from the next draw on ([`Request::tokens`]). Scales that are done do not change.
+    /// Other given tokens, from the next draw on ([`Request::tokens`]), of the first image. Scales that are done do not
+    /// change.
     ///
     /// # Errors
     /// [`Error::BadTokens`]; [`Error::Unsupported`] by a backend that has read them already. The old ones then stay.
@@ -214,17 +273,25 @@ impl<'a, B: Backend> Generator<'a, B> {
     /// # Errors
     /// The backend's. Tokens are kept until the decoder begins.
     pub fn tokens(&mut self) -> Result<&[u16], Error> {
+        self.tokens_of(0)
+    }
+
+    /// The tokens of image `image` of a batch.
+    ///
+    /// # Errors
+    /// As [`Generator::tokens`]; [`Error::PlanMismatch`] for an image that the plan has not.
+    pub fn tokens_of(&mut self, image: usize) -> Result<&[u16], Error> {
         let n = self.model.shape.config.tokens();
-        let all = self.backend.view(self.plan, Buf::Tokens)?;
+        let all = self.backend.view(self.plan, image, Buf::Tokens)?;
         Ok(part(bytemuck::try_cast_slice(all).unwrap_or(&[]), 0, n))
     }
 
-    /// A buffer of the plan between two steps, for tests and tools.
+    /// A buffer of the plan between two steps, for tests and tools: of the first image.
     ///
     /// # Errors
     /// The backend's.
     pub fn view(&mut self, buf: Buf) -> Result<&[u8], Error> {
-        self.backend.view(self.plan, buf)
+        self.backend.view(self.plan, 0, buf)
     }
 
     /// The plan of the next step.
@@ -245,14 +312,17 @@ impl<'a, B: Backend> Generator<'a, B> {
         }
         let shape = &self.model.shape;
         if !self.ran {
-            let job = Job { model: self.model, plan: self.plan, request: &self.request };
+            let (request, more) = (&self.request, self.more);
+            let job = Job { model: self.model, plan: self.plan, request, more };
             self.backend.run(&job, stage)?;
-            self.ran = true;
+            (self.ran, self.seen) = (true, 0);
         }
+        let (image, last) = (self.seen, self.more.len());
         let (h, width) = self.size();
         let tier = &self.plan.tier;
-        let done = self.done + stage.macs(shape, tier);
-        let progress = Progress { done, total: self.plan.total_macs() };
+        let images = 1 + last as u64;
+        let done = self.done + stage.macs(shape, tier) * images;
+        let progress = Progress { done, total: self.plan.image_macs() * images };
         let c = &shape.config;
         let step = match stage {
             Stage::Fold { scale } => {
@@ -260,9 +330,10 @@ impl<'a, B: Backend> Generator<'a, B> {
                 let size = (latent.h as usize, latent.w as usize);
                 let (weight, bias) = self.model.preview();
                 let n = if self.previews { size.0 * size.1 * c.cvae as usize } else { 0 };
-                let bytes = if n > 0 { self.backend.view(self.plan, Buf::FHat)? } else { &[] };
+                let bytes =
+                    if n > 0 { self.backend.view(self.plan, image, Buf::FHat)? } else { &[] };
                 let latent = part(bytemuck::try_cast_slice(bytes).unwrap_or(&[]), 0, n);
-                Step::Scale(ScaleView { scale, size, progress, latent, weight, bias })
+                Step::Scale(ScaleView { image, scale, size, progress, latent, weight, bias })
             }
             Stage::Decode { layer, pass: Pass::First, y }
                 if matches!(
@@ -271,12 +342,19 @@ impl<'a, B: Backend> Generator<'a, B> {
                 ) =>
             {
                 let n = h.saturating_sub(y).min(tier.strip);
-                let rgb = part(self.backend.view(self.plan, Buf::Rgb)?, 0, n * width * 3);
-                Step::Rows(Rows { y, width, rgb, progress })
+                let rgb = part(self.backend.view(self.plan, image, Buf::Rgb)?, 0, n * width * 3);
+                Step::Rows(Rows { image, y, width, rgb, progress })
             }
-            _ => Step::Working(progress),
+            _ => {
+                self.seen = last;
+                Step::Working(progress)
+            }
         };
-        (self.stage, self.ran, self.done) = (stage.next(shape, tier), false, done);
+        if self.seen < last {
+            self.seen += 1;
+        } else {
+            (self.stage, self.ran, self.done) = (stage.next(shape, tier), false, done);
+        }
         Ok(step)
     }
 }

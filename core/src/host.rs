@@ -21,8 +21,17 @@ pub struct Job<'a> {
     pub model: &'a Model<'a>,
     /// The plan of the tier that runs.
     pub plan: &'a Plan,
-    /// The request.
+    /// The request; of a batch the first one.
     pub request: &'a Request<'a>,
+    /// The other requests of a batch, at most [`Plan::images`] less one.
+    pub more: &'a [Request<'a>],
+}
+
+impl<'a> Job<'a> {
+    /// The requests, in the order of their images.
+    pub fn requests(&self) -> impl Iterator<Item = &'a Request<'a>> + use<'a> {
+        core::iter::once(self.request).chain(self.more)
+    }
 }
 
 /// Executes the stages of a run in memory that the plan laid out.
@@ -30,17 +39,17 @@ pub trait Backend {
     /// Its name, for people.
     fn name(&self) -> &str;
 
-    /// Does one stage.
+    /// Does one stage, of every image.
     ///
     /// # Errors
     /// [`Error::Backend`] and whatever the device says; [`Error::PlanMismatch`] for a foreign plan.
     fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), Error>;
 
-    /// A buffer as the host sees it, between two stages.
+    /// A buffer of image `image` as the host sees it, between two stages.
     ///
     /// # Errors
     /// As `run`.
-    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error>;
+    fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error>;
 
     /// Whether given tokens are read at every draw, not once at an image's start.
     fn reads_tokens_late(&self) -> bool {
@@ -58,8 +67,8 @@ impl<B: Backend + ?Sized> Backend for &mut B {
         (**self).run(job, stage)
     }
 
-    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
-        (**self).view(plan, buf)
+    fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error> {
+        (**self).view(plan, image, buf)
     }
 
     fn reads_tokens_late(&self) -> bool {
@@ -76,7 +85,11 @@ pub struct Host<'m, O> {
 
 /// Exactly the bytes of a plan.
 #[derive(Debug)]
-pub(crate) struct Arena<'m>(&'m mut [u8]);
+pub(crate) struct Arena<'m> {
+    bytes: &'m mut [u8],
+    /// Where the image begins that is worked on.
+    at: usize,
+}
 
 impl<'m, O: Ops> Host<'m, O> {
     /// Takes `plan.bytes()` of `ram`; what lies beyond is never touched.
@@ -89,7 +102,7 @@ impl<'m, O: Ops> Host<'m, O> {
             return Err(Error::ArenaMisaligned { need: ARENA_ALIGN });
         }
         match ram.get_mut(..plan.bytes()) {
-            Some(bytes) => Ok(Self { ops, arena: Arena(bytes) }),
+            Some(bytes) => Ok(Self { ops, arena: Arena { bytes, at: 0 } }),
             None => Err(Error::ArenaTooSmall { need: plan.bytes(), got }),
         }
     }
@@ -101,6 +114,26 @@ impl<O: Ops> Backend for Host<'_, O> {
     }
 
     fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), Error> {
+        self.arena.at = 0;
+        // One place that runs a stage: a firmware without batches pays for no second one.
+        let (mut request, mut more) = (job.request, job.more.iter());
+        loop {
+            self.stage(&Job { request, ..*job }, stage)?;
+            let Some(next) = more.next() else { return Ok(()) };
+            request = next;
+            self.arena.at += job.plan.image_bytes();
+        }
+    }
+
+    fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error> {
+        self.arena.at = image.saturating_mul(plan.image_bytes());
+        let [bytes] = self.arena.take(plan, [buf])?;
+        Ok(bytes)
+    }
+}
+
+impl<O: Ops> Host<'_, O> {
+    fn stage(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), Error> {
         match stage {
             Stage::Setup { trunk } => self.setup(job, trunk),
             Stage::Ada { trunk, row, block } => self.ada(job, trunk, row, block),
@@ -116,11 +149,6 @@ impl<O: Ops> Backend for Host<'_, O> {
             Stage::Done => Ok(()),
         }
     }
-
-    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], Error> {
-        let [bytes] = self.arena.take(plan, [buf])?;
-        Ok(bytes)
-    }
 }
 
 impl Arena<'_> {
@@ -133,9 +161,10 @@ impl Arena<'_> {
     ) -> Result<[&mut [u8]; N], Error> {
         let ranges = bufs.map(|b| {
             let b = plan.buffer(b);
-            b.offset as usize..b.offset as usize + b.size as usize
+            let from = self.at.saturating_add(b.offset as usize);
+            from..from.saturating_add(b.size as usize)
         });
-        self.0.get_disjoint_mut(ranges).map_err(|_| Error::PlanMismatch)
+        self.bytes.get_disjoint_mut(ranges).map_err(|_| Error::PlanMismatch)
     }
 }
 

@@ -38,10 +38,13 @@ pub struct Plan {
     /// The tier it was made for.
     pub tier: Tier,
     buffers: [Buffer; MAX_BUFFERS],
+    /// Bytes, the lower bound, and multiply-accumulates: of one image.
     bytes: u32,
     floor: u32,
     total_macs: u64,
     max_step_macs: u64,
+    /// Images that are made at once.
+    images: u16,
     decoder_tick: u16,
     /// The tier by which the caches lie: that of the first plan of the image.
     layout: Tier,
@@ -76,6 +79,22 @@ impl Plan {
         }
     }
 
+    /// This plan for `images` images at once: as many arenas one behind the other, all laid out alike, so that a
+    /// weight that is read serves them all. See [`crate::Generator::batch`].
+    ///
+    /// # Errors
+    /// [`Error::BadBatch`] for none or more than 65,535; [`Error::PlanTooLarge`] for more bytes than can be addressed.
+    pub const fn batch(mut self, images: usize) -> Result<Self, Error> {
+        if images == 0 || images > u16::MAX as usize {
+            return Err(Error::BadBatch { need: u16::MAX as usize, got: images });
+        }
+        if (self.bytes as usize).checked_mul(images).is_none() {
+            return Err(Error::PlanTooLarge);
+        }
+        self.images = images as u16;
+        Ok(self)
+    }
+
     // A frame of its own: who calls it keeps the plan, not what it took to make it.
     #[inline(never)]
     const fn build(
@@ -98,6 +117,7 @@ impl Plan {
             floor: 0,
             total_macs: 0,
             max_step_macs: 0,
+            images: 1,
             decoder_tick: scale_tick(shape.config.n_scales()) as u16,
             from: 0,
         };
@@ -111,9 +131,10 @@ impl Plan {
         }
         if let Some((old, _)) = old {
             if plan.bytes > old.bytes {
-                return Err(Error::ArenaTooSmall { need: plan.bytes(), got: old.bytes() });
+                let (need, got) = (plan.bytes as usize, old.bytes as usize);
+                return Err(Error::ArenaTooSmall { need, got });
             }
-            plan.bytes = old.bytes;
+            (plan.bytes, plan.images) = (old.bytes, old.images);
         }
         let mut stage = Stage::START;
         while !matches!(stage, Stage::Done) {
@@ -142,6 +163,7 @@ impl Plan {
             floor: 0,
             total_macs,
             max_step_macs,
+            images: 1,
             decoder_tick: 0,
             from: u8::MAX,
         };
@@ -285,31 +307,46 @@ impl Plan {
             !Buf::outlives_scale(i) || a.size == 0 || (a.offset, a.size) == (b.offset, b.size)
         };
         self.from as usize == scale
-            && (self.layout, self.bytes) == (old.layout, old.bytes)
+            && (self.layout, self.bytes, self.images) == (old.layout, old.bytes, old.images)
             && self.buffers.iter().zip(&old.buffers).enumerate().all(stays)
     }
 
     /// Bytes that the arena must have.
     pub const fn bytes(&self) -> usize {
+        self.bytes as usize * self.images as usize
+    }
+
+    /// Images that are made at once.
+    pub const fn images(&self) -> usize {
+        self.images as usize
+    }
+
+    /// Bytes of one image: image i of a batch lies i times as far into the arena.
+    pub const fn image_bytes(&self) -> usize {
         self.bytes as usize
     }
 
     /// The lower bound of any plan with these lifetimes.
     pub const fn floor(&self) -> usize {
-        self.floor as usize
+        self.floor as usize * self.images as usize
     }
 
     /// Multiply-accumulates of an image.
-    pub const fn total_macs(&self) -> u64 {
+    pub const fn image_macs(&self) -> u64 {
         self.total_macs
+    }
+
+    /// Multiply-accumulates of all images.
+    pub const fn total_macs(&self) -> u64 {
+        self.total_macs.saturating_mul(self.images as u64)
     }
 
     /// Multiply-accumulates of the largest step.
     pub const fn max_step_macs(&self) -> u64 {
-        self.max_step_macs
+        self.max_step_macs.saturating_mul(self.images as u64)
     }
 
-    /// Where a buffer lies.
+    /// Where a buffer lies in the arena of an image.
     pub const fn buffer(&self, buf: Buf) -> Buffer {
         match buf {
             Buf::Spare(layer) => self.spare(layer),

@@ -16,7 +16,8 @@ use varmint::Sampling;
   jetson_gen --class pizza                            a picture in every style
   jetson_gen --class 812 --style noto --count 16 --seed 7 --out sixteen.png
   jetson_gen --model my.vmt --tier int8 --json
-  jetson_gen --device cuda                            on an NVIDIA GPU, or an error")]
+  jetson_gen --device cuda                            on an NVIDIA GPU, or an error
+  jetson_gen --device cuda --batch 16                 sixteen pictures at once")]
 pub(crate) struct Args {
     /// Model file (.vmt) in place of the one inside the program
     #[arg(long)]
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// Pictures, with consecutive seeds
     #[arg(long)]
     pub(crate) count: Option<u64>,
+    /// Pictures made at once: the same ones, in an arena for so many; on a GPU they take less time together
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) batch: u16,
     /// PNG to write
     #[arg(long, default_value = "varmint.png")]
     pub(crate) out: PathBuf,

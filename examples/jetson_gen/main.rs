@@ -77,11 +77,11 @@ fn run(args: &Args) -> Result<()> {
     engine.arena().fill(0xA5);
     let mut images = Vec::with_capacity(cells.len());
     let mut timings = Vec::with_capacity(cells.len());
-    let bar = progress_bar(args, engine.plan().total_macs() * cells.len() as u64);
-    for (i, cell) in cells.iter().enumerate() {
-        bar.set_prefix(format!("{}/{}", i + 1, cells.len()));
-        let (image, timing) = make(&model, &mut engine, cell, args, &bar, i as u64)?;
-        images.push(image);
+    let bar = progress_bar(args, engine.plan().image_macs() * cells.len() as u64);
+    for some in cells.chunks(args.batch.into()) {
+        bar.set_prefix(format!("{}/{}", images.len() + some.len(), cells.len()));
+        let (made, timing) = make(&model, &mut engine, some, args, &bar, images.len() as u64)?;
+        images.extend(made);
         timings.push(timing);
     }
     bar.finish_and_clear();
@@ -118,29 +118,34 @@ fn progress_bar(args: &Args, total: u64) -> ProgressBar {
     bar
 }
 
-/// One image, with the time that each scale and the decoder took.
+/// Images made at once, with the time that each scale and the decoder took for all of them.
 fn make(
     model: &Model<'_>,
     engine: &mut Engine<'_>,
-    cell: &Cell,
+    cells: &[Cell],
     args: &Args,
     bar: &ProgressBar,
     index: u64,
-) -> Result<(Image, Timing)> {
-    let mut request = Request::new(model);
-    request.labels = cell.labels;
-    request.seed = cell.seed;
-    args.sampling(&mut request.sampling);
-    let base = index * engine.plan().total_macs();
+) -> Result<(Vec<Image>, Timing)> {
+    let request = |cell: &Cell| {
+        let mut request = Request::new(model);
+        (request.labels, request.seed) = (cell.labels, cell.seed);
+        args.sampling(&mut request.sampling);
+        request
+    };
+    let requests: Vec<Request<'_>> = cells.iter().map(request).collect();
+    let base = index * engine.plan().image_macs();
     let scales = model.shape.config.n_scales();
-    let mut timing = Timing::default();
+    let mut timing = Timing { images: cells.len(), ..Timing::default() };
     let mut last = Instant::now();
     bar.set_message(format!("scale 1 of {scales}"));
-    let image = engine.generate_with(request, |event| match event {
+    let images = engine.generate_batch(&requests, |event| match event {
         Event::Working(p) => bar.set_position(base + p.done),
         Event::Scale(s) => {
-            timing.scales.push(last.elapsed());
-            last = Instant::now();
+            if s.image == 0 {
+                timing.scales.push(last.elapsed());
+                last = Instant::now();
+            }
             bar.set_position(base + s.progress.done);
             if args.preview && !args.json {
                 let latent: Vec<[u8; 3]> = s.preview().collect();
@@ -156,7 +161,7 @@ fn make(
         Event::Rows(r) => bar.set_position(base + r.progress.done),
     })?;
     timing.decoder = last.elapsed();
-    Ok((image, timing))
+    Ok((images, timing))
 }
 
 fn choose_tier(model: &Model<'_>, name: Option<&str>) -> Result<Tier> {
@@ -171,7 +176,7 @@ fn choose_tier(model: &Model<'_>, name: Option<&str>) -> Result<Tier> {
 fn choose_engine<'m>(model: &'m Model<'m>, tier: &Tier, args: &Args) -> Result<Engine<'m>> {
     #[cfg(feature = "cuda")]
     if args.device != Choice::Cpu && args.backend.is_none() {
-        match Engine::on_gpu(model, tier) {
+        match Engine::batch_on_gpu(model, tier, args.batch.into()) {
             Ok(engine) => return Ok(engine),
             Err(error) if args.device == Choice::Cuda => {
                 return Err(error).context("cannot use a GPU");
@@ -182,7 +187,7 @@ fn choose_engine<'m>(model: &'m Model<'m>, tier: &Tier, args: &Args) -> Result<E
     if args.device == Choice::Cuda {
         bail!("this build has no GPU support: build it with `--features cuda`");
     }
-    let mut engine = Engine::new(model, tier)?;
+    let mut engine = Engine::batch(model, tier, args.batch.into())?;
     let cpu = choose_cpu(args.backend.as_deref())?;
     engine.set_cpu(if args.threads > 1 { cpu.parallel() } else { cpu });
     Ok(engine)

@@ -9,9 +9,11 @@ use varmint::{Engine, Model, Tier};
 
 use crate::board::Board;
 
-/// The times of one image.
+/// The times of an image, or of a batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timing {
+    /// Images in the batch.
+    pub(crate) images: usize,
     /// Per scale.
     pub(crate) scales: Vec<Duration>,
     /// Latent to pixels.
@@ -62,6 +64,7 @@ pub(crate) struct Report {
     macs: u64,
     start: f64,
     images: usize,
+    batch: usize,
     scales: Vec<(String, f64)>,
     decoder: f64,
     out: String,
@@ -73,7 +76,7 @@ fn median_ms(mut all: Vec<Duration>) -> f64 {
 }
 
 impl Report {
-    /// Medians over the images; `start` is the time until the first one begins.
+    /// Medians over the batches, a last one that is not full left out; `start` is the time until the first one begins.
     pub(crate) fn new(
         model: &Model<'_>,
         engine: &Engine<'_>,
@@ -83,10 +86,16 @@ impl Report {
         out: &Path,
     ) -> Self {
         let c = &model.shape.config;
+        let batch = timings.first().map_or(1, |t| t.images);
+        let images = timings.iter().map(|t| t.images).sum();
+        let timings: Vec<&Timing> = timings.iter().filter(|t| t.images == batch).collect();
         let scale = |k: usize| {
             let of = |t: &Timing| t.scales.get(k).copied();
             let s = c.scale(k);
-            (format!("{}x{}", s.h, s.w), median_ms(timings.iter().filter_map(of).collect()))
+            (
+                format!("{}x{}", s.h, s.w),
+                median_ms(timings.iter().copied().filter_map(of).collect()),
+            )
         };
         Self {
             model: model.name().to_owned(),
@@ -98,9 +107,10 @@ impl Report {
             planned: engine.plan().bytes(),
             floor: engine.plan().floor(),
             touched,
-            macs: engine.plan().total_macs(),
+            macs: engine.plan().image_macs(),
             start: start.as_secs_f64() * 1e3,
-            images: timings.len(),
+            images,
+            batch,
             scales: (0..c.n_scales()).map(scale).collect(),
             decoder: median_ms(timings.iter().map(|t| t.decoder).collect()),
             out: out.display().to_string(),
@@ -132,9 +142,10 @@ impl Report {
             "macs_per_image": self.macs,
             "start_ms": self.start,
             "images": self.images,
+            "batch": self.batch,
             "scale_ms": self.scales.iter().map(|s| json!({"scale": s.0, "ms": s.1})).collect::<Vec<_>>(),
             "decoder_ms": self.decoder,
-            "image_ms": self.total(),
+            "image_ms": self.total() / self.batch as f64,
             "out": self.out,
         })
     }
@@ -172,13 +183,15 @@ impl fmt::Display for Report {
         for (name, ms) in &self.scales {
             write!(f, "{name} {ms:.1} | ")?;
         }
-        writeln!(
-            f,
-            "decoder {:.1} | image {:.1} ms (median of {})",
-            self.decoder,
-            self.total(),
-            self.images
-        )?;
+        let (decoder, total, images, batch) = (self.decoder, self.total(), self.images, self.batch);
+        match batch {
+            1 => writeln!(f, "decoder {decoder:.1} | image {total:.1} ms (median of {images})")?,
+            _ => writeln!(
+                f,
+                "decoder {decoder:.1} | {batch} at once {total:.1} ms, {:.1} ms an image ({images} in all)",
+                total / batch as f64
+            )?,
+        }
         writeln!(f, "picture  {}", self.out)
     }
 }

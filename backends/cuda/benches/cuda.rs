@@ -1,11 +1,11 @@
 //! On a GPU: its int8 ceiling, products as a share of it, and whole images.
 //!
 //! cargo bench -p varmint-cuda --bench cuda -- products
-//! cargo bench -p varmint-cuda --bench cuda -- image FILE [--tier T] [--blocks 16,16,8,..] [--lanes N] [--images N] [--kernels]
+//! cargo bench -p varmint-cuda --bench cuda -- image FILE [--tier T] [--blocks 16,16,8,..] [--batch N] [--lanes N] [--images N] [--kernels]
 //!
 //! A file in the shape of VAR-d16 is made by `varmint synth -o d16.vmt`, of d30 by `--depth 30`; `--blocks` says how
-//! many blocks run at each scale, every other one left out (as VARiant's subnets), `--lanes` how many images run at
-//! once, `--kernels` leaves the graphs out (for profilers). `benches/peer.py` times the same shapes in PyTorch.
+//! many blocks run at each scale, every other one left out (as VARiant's subnets), `--batch` how many images are made at
+//! once, `--lanes` how many such runs go on side by side (without it, `--images` of them one by one), `--kernels` leaves the graphs out (for profilers). `benches/peer.py` times the same shapes in PyTorch.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ fn main() -> Res<()> {
         Some("image") if args.len() > 1 => image(&args[1], &args[2..]),
         None | Some("products") => products(),
         _ => {
-            Err("usage: products | image FILE [--tier T] [--blocks N,..] [--lanes N] [--images N]"
+            Err("usage: products | image FILE [--tier T] [--blocks N,..] [--batch N] [--lanes N] [--images N]"
                 .into())
         }
     }
@@ -139,18 +139,19 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     if let Some(n) = value(rest, "--guided") {
         tier.guided = n.parse()?;
     }
+    let batch: usize = value(rest, "--batch").map_or(Ok(1), str::parse)?;
     let lanes: usize = value(rest, "--lanes").map_or(Ok(1), str::parse)?;
     let images: usize = value(rest, "--images").map_or(Ok(20), str::parse)?;
-    let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier))?;
+    let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier))?.batch(batch)?;
     let mut first = Cuda::new(&model, &plan)?;
     first.set_graphs(!rest.iter().any(|a| a == "--kernels"));
     let facts = first.facts().clone();
     let f = first.footprint();
     println!(
-        "{} {}: {} GMAC; arena {} weights {} extra {} driver {}",
+        "{} {}: {} GMAC an image; arena {} weights {} extra {} driver {}",
         facts.name,
         path,
-        plan.total_macs() / 1_000_000_000,
+        plan.image_macs() / 1_000_000_000,
         f.arena,
         f.weights,
         f.extra,
@@ -158,6 +159,12 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
     );
     let mut request = Request::new(&model);
     request.labels[0] = Some(3);
+    let with_seed = |seed| {
+        let mut r = request;
+        r.seed = seed;
+        r
+    };
+    let requests: Vec<_> = (0..batch as u64).map(with_seed).collect();
     if lanes > 1 {
         let mut all = vec![first];
         for _ in 1..lanes {
@@ -169,19 +176,20 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
             let mut hands = Vec::new();
             for (i, cuda) in all.into_iter().enumerate() {
                 let (model, plan, barrier) = (&model, &plan, &barrier);
+                let first = (i * batch) as u64;
+                let seeds = first..first + batch as u64;
                 hands.push(s.spawn(move || -> Result<(), String> {
                     let work = || -> Res<()> {
-                        let mut request = request;
-                        request.seed = i as u64;
-                        let mut g = Generator::new(model, plan, cuda, request)?;
+                        let requests: Vec<_> = seeds.map(with_seed).collect();
+                        let mut g = Generator::batch(model, plan, cuda, &requests)?;
                         g.set_previews(false);
                         for _ in 0..2 {
-                            g.reset(request)?;
+                            g.reset_batch(&requests)?;
                             run(&mut g, None)?;
                         }
                         barrier.wait();
                         for _ in 0..images {
-                            g.reset(request)?;
+                            g.reset_batch(&requests)?;
                             run(&mut g, None)?;
                         }
                         Ok(())
@@ -196,29 +204,31 @@ fn image(path: &str, rest: &[String]) -> Res<()> {
             }
             Ok(start.elapsed().as_secs_f64())
         })?;
-        let rate = (lanes * images) as f64 / seconds;
-        println!("{lanes} lanes: {rate:.1} images/s");
+        let rate = (lanes * images * batch) as f64 / seconds;
+        println!("{lanes} lanes of {batch}: {rate:.1} images/s");
         return Ok(());
     }
-    let mut g = Generator::new(&model, &plan, first, request)?;
+    let mut g = Generator::batch(&model, &plan, first, &requests)?;
     g.set_previews(false);
     let start = Instant::now();
     let want = run(&mut g, None)?;
     println!("first image (makes the graphs): {:.1} ms", 1e3 * start.elapsed().as_secs_f64());
     let mut times = Vec::new();
     for _ in 0..images {
-        g.reset(request)?;
+        g.reset_batch(&requests)?;
         let start = Instant::now();
         let got = run(&mut g, None)?;
         times.push(1e3 * start.elapsed().as_secs_f64());
         if got != want {
-            return Err("two images of one request differ".into());
+            return Err("two runs of the same requests differ".into());
         }
     }
-    println!("image: {:.3} ms (median of {images})", median(times));
+    let ms = median(times);
+    let rate = 1e3 * batch as f64 / ms;
+    println!("{batch} at once: {ms:.3} ms (median of {images}), {rate:.1} images/s");
     let mut all: Vec<Vec<f64>> = Vec::new();
     for _ in 0..images {
-        g.reset(request)?;
+        g.reset_batch(&requests)?;
         let mut parts = Vec::new();
         run(&mut g, Some(&mut parts))?;
         all.push(parts);

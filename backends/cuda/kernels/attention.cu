@@ -15,8 +15,13 @@ struct Attend {
     Heads heads;           // `fresh`: as the product left them, and no more than 16 tokens
     int n, w, dim, store;
     int stride, fresh;     // stride: floats from a query's scores to the next
-    int sums, unused;      // sums: floats from the scores to the sums
+    int sums, rows;        // sums: floats from the scores to the sums; guidance rows
+    u64 image;
 };
+
+// The image and the guidance row of a block.
+DEVICE u64 image_of(const Attend &p) { return blockIdx.z / p.rows * p.image; }
+DEVICE int row_of(const Attend &p) { return blockIdx.z % p.rows; }
 
 // Integers whose product with int8 values stays in 32 bits: scalar::prob_levels.
 DEVICE float prob_levels(int n) {
@@ -25,6 +30,12 @@ DEVICE float prob_levels(int n) {
 }
 
 #if __CUDA_ARCH__ >= 800
+DEVICE Part part_of(Part p, u64 offset) {
+    p.k = in_image(p.k, offset), p.v = in_image(p.v, offset);
+    p.ks = in_image(p.ks, offset), p.vs = in_image(p.vs, offset);
+    return p;
+}
+
 // Sixteen queries of a head of 64 channels, int8, by eight warps.
 //   scores  S = Q K^T     a warp takes eight keys at a time, four times over
 //   values  O = P V       P of 14 bits in two parts; a warp takes 32 keys at a time, the sums meet at the end
@@ -32,8 +43,10 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
     extern __shared__ __align__(16) float scores[];
     __shared__ float factors[16];
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
-    int row = blockIdx.z, h = blockIdx.y, first = blockIdx.x * 16, heads = p.w / 64;
-    const Part past = p.past[row], own = p.own[row];
+    int row = row_of(p), h = blockIdx.y, first = blockIdx.x * 16, heads = p.w / 64;
+    u64 offset = image_of(p);
+    const Part past = part_of(p.past[row], offset), own = part_of(p.own[row], offset);
+    float *qkv = in_image(p.qkv, offset);
     int n = past.n + own.n, left = p.n - first, stride = p.stride;
     float *sk = scores + 16 * stride, *sv = sk + n;  // scales of keys and values
     after_previous();
@@ -41,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
         for (int base = 0; base < 3 * p.n; base += 32) {
             int job = base + tid / 8;
             bool real = job < 3 * p.n;
-            split_head(p.heads, real ? job % 3 : 0, h, row * p.n + (real ? job / 3 : 0), real, scores + tid / 8 * 64,
+            split_head(p.heads, offset, real ? job % 3 : 0, h, row * p.n + (real ? job / 3 : 0), real, scores + tid / 8 * 64,
                        tid % 8);
             __syncwarp();
         }
@@ -60,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int query = g + 8 * half;
-        const u8 *q = (const u8 *)(p.qkv + (u64)(row * p.n + first + (query < left ? query : 0)) * 3 * p.w + h * 64);
+        const u8 *q = (const u8 *)(qkv + (u64)(row * p.n + first + (query < left ? query : 0)) * 3 * p.w + h * 64);
         uint4 x = *(const uint4 *)(q + 16 * t);
         a[0][half] = x.x, a[0][2 + half] = x.y, a[1][half] = x.z, a[1][2 + half] = x.w;
         sq[half] = *(const float *)(q + 64);
@@ -133,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
     // at a time, so that there are registers for many blocks.
     int *sums = (int *)(scores + p.sums);  // [8 warps][16 queries][32 channels]
 #pragma unroll 1
-    for (int part_of = 0; part_of < 2; part_of++) {
+    for (int half_of = 0; half_of < 2; half_of++) {
         int hi[4][4] = {}, lo[4][4] = {};
         for (int k = warp * 32; k < n; k += 256) {
             u32 v[8];
@@ -143,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
                 int place = key < n ? key : n - 1;
                 bool inside = place < past.n;
                 u64 token = (u64)(inside ? place : place - past.n);
-                v[i] = *(const u32 *)((inside ? past.v : own.v) + token * p.w + h * 64 + 8 * g + 4 * part_of);
+                v[i] = *(const u32 *)((inside ? past.v : own.v) + token * p.w + h * 64 + 8 * g + 4 * half_of);
             }
             u32 ah[4], al[4];
 #pragma unroll
@@ -168,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
                 mma(lo[j], al, b[0][j], b[1][j]);
             }
         }
-        // Channel 4 i + j of them is 8 i + 4 part_of + j of the head.
+        // Channel 4 i + j of them is 8 i + 4 half_of + j of the head.
 #pragma unroll
         for (int j = 0; j < 4; j++)
 #pragma unroll
@@ -181,8 +194,8 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
             int sum = 0;
 #pragma unroll
             for (int w = 0; w < 8; w++) sum += sums[512 * w + i];
-            int channel = c / 4 * 8 + 4 * part_of + c % 4;
-            p.qkv[(u64)(row * p.n + first + query) * 3 * p.w + p.w + h * 64 + channel] = (float)sum * factors[query];
+            int channel = c / 4 * 8 + 4 * half_of + c % 4;
+            qkv[(u64)(row * p.n + first + query) * 3 * p.w + p.w + h * 64 + channel] = (float)sum * factors[query];
         }
         __syncthreads();
     }
@@ -194,11 +207,12 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
     extern __shared__ float scores[];  // [n], then the query [dim]
     __shared__ float room[2];
     int tid = threadIdx.x, group = tid / 8, lane = tid % 8;
-    int row = blockIdx.z, h = blockIdx.y, heads = p.w / p.dim;
+    int row = row_of(p), h = blockIdx.y, heads = p.w / p.dim;
+    u64 offset = image_of(p);
     const Part past = p.past[row], own = p.own[row];
     int n = past.n + own.n;
     float *q = scores + n;
-    float *from = p.qkv + (u64)(row * p.n + blockIdx.x) * 3 * p.w + h * p.dim;
+    float *from = in_image(p.qkv, offset) + (u64)(row * p.n + blockIdx.x) * 3 * p.w + h * p.dim;
     bool integer = p.store == ST_I8;
     after_previous();
     for (int i = tid; i < p.dim; i += 128) q[i] = integer ? (float)((const i8 *)from)[i] : from[i];
@@ -212,13 +226,13 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
         float sum = 0.0f;
         if (integer) {
             int acc = 0;
-            for (int i = lane; i < p.dim; i += 8) acc += (int)q[i] * (int)((const i8 *)(inside ? past.k : own.k))[at + i];
+            for (int i = lane; i < p.dim; i += 8) acc += (int)q[i] * (int)((const i8 *)in_image(inside ? past.k : own.k, offset))[at + i];
             acc += __shfl_xor_sync(FULL, acc, 4);
             acc += __shfl_xor_sync(FULL, acc, 2);
             acc += __shfl_xor_sync(FULL, acc, 1);
-            sum = (float)acc * (sq * widen((inside ? past.ks : own.ks)[token * heads + h]));
+            sum = (float)acc * (sq * widen(in_image(inside ? past.ks : own.ks, offset)[token * heads + h]));
         } else {
-            for (int i = lane; i < p.dim; i += 8) sum += q[i] * load_map((inside ? past.k : own.k), p.store, at + i);
+            for (int i = lane; i < p.dim; i += 8) sum += q[i] * load_map(in_image(inside ? past.k : own.k, offset), p.store, at + i);
             sum = tree8(sum);
         }
         if (lane == 0 && key < n) scores[key] = sum;
@@ -243,7 +257,7 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
             int place = i;
             bool inside = place < past.n;
             u64 token = (u64)(inside ? place : place - past.n);
-            scores[i] = e * widen((inside ? past.vs : own.vs)[token * heads + h]);
+            scores[i] = e * widen(in_image(inside ? past.vs : own.vs, offset)[token * heads + h]);
         } else {
             scores[i] = e / total;
         }
@@ -269,8 +283,8 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
             int place = i;
             bool inside = place < past.n;
             u64 token = (u64)(inside ? place : place - past.n), at = token * p.w + h * p.dim + c;
-            if (integer) sum += ((const int *)scores)[i] * (int)((const i8 *)(inside ? past.v : own.v))[at];
-            else o += scores[i] * load_map((inside ? past.v : own.v), p.store, at);
+            if (integer) sum += ((const int *)scores)[i] * (int)((const i8 *)in_image(inside ? past.v : own.v, offset))[at];
+            else o += scores[i] * load_map(in_image(inside ? past.v : own.v, offset), p.store, at);
         }
         if (integer) o = (float)sum * (step / total);
         from[p.w + c] = o;
@@ -284,10 +298,13 @@ struct AttendMap {
     int store, c, positions, first;
     float factor;
     int total;  // queries
+    u64 image;
 };
 
 extern "C" __global__ void __launch_bounds__(512) attend_map(const __grid_constant__ AttendMap p) {
-    const void *qkv = p.qkv;
+    u64 offset = this_image(p.image);
+    const void *qkv = in_image((const u8 *)p.qkv, offset);
+    float *out = in_image(p.out, offset);
     int store = p.store, c = p.c, positions = p.positions;
     extern __shared__ __align__(16) float scores[];  // [2][positions], then the queries [2][c]
     __shared__ float room[2][2];
@@ -341,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(512) attend_map(const __grid_consta
             o += scores[key] * v;
             other += scores[positions + key] * v;
         }
-        p.out[(u64)mine * c + i] = o;
-        if (count == 2) p.out[(u64)(mine + 1) * c + i] = other;
+        out[(u64)mine * c + i] = o;
+        if (count == 2) out[(u64)(mine + 1) * c + i] = other;
     }
 }

@@ -83,6 +83,13 @@ DEVICE void after_previous() {
 #endif
 }
 
+// Images of a batch lie `image` bytes apart, from the first one on, and are a kernel's last dimension.
+DEVICE u64 this_image(u64 image) { return blockIdx.z * image; }
+
+// A place of the first image, `offset` bytes further on: for everything that an image has for itself.
+template <class T>
+DEVICE T *in_image(T *first, u64 offset) { return (T *)((const u8 *)first + offset); }
+
 struct Table {
     const void *data;
     const float *scale;

@@ -61,34 +61,47 @@ struct Out {
     float levels;
     int mode, base, store, ldo;
     int n, second, gate_stride;  // OUT_GATED: tokens of a guidance row, and where the next one begins
+    int per, unused;             // per: rows of an image of a batch
+    u64 image;
 };
 
-DEVICE float input_scale(const Out &o, int m) {
-    if (o.row_scale) return o.row_scale[m];
+// Row m of all: the offset of its image, and which row of that it is.
+DEVICE u64 image_of(const Out &o, int &m) {
+    int image = o.image ? m / o.per : 0;
+    m -= image * o.per;
+    return image * o.image;
+}
+
+// Of row m of the image at `offset`.
+DEVICE float input_scale(const Out &o, u64 offset, int m) {
+    if (o.row_scale) return in_image(o.row_scale, offset)[m];
     float scale, inverse;
-    row_scale(*o.range, o.levels, scale, inverse);
+    row_scale(*in_image(o.range, offset), o.levels, scale, inverse);
     return scale;
 }
 
-DEVICE void store(const Out &o, int m, int n, float sx, int acc) {
-    float y = (float)acc * (sx * o.scale[n]) + o.bias[n];
+// Channel n of row m of all.
+DEVICE void store(const Out &o, int m, int n, int acc) {
+    u64 offset = image_of(o, m);
+    float y = (float)acc * (input_scale(o, offset, m) * o.scale[n]) + o.bias[n];
     u64 at = (u64)m * o.ldo + n;
+    void *out = in_image((u8 *)o.out, offset);
     if (o.mode == OUT_ROWS) {
-        ((float *)o.out)[at] = y;
+        ((float *)out)[at] = y;
     } else if (o.mode == OUT_GELU) {
-        ((float *)o.out)[at] = gelu(y);
+        ((float *)out)[at] = gelu(y);
     } else if (o.mode == OUT_GATED) {
         int row = m / o.n;
-        float g = o.gate[(u64)row * o.gate_stride + n];
+        float g = in_image(o.gate, offset)[(u64)row * o.gate_stride + n];
         if (o.gate_offset) g += o.gate_offset[n];
-        float *x = (float *)o.out + ((u64)row * o.second + m % o.n) * o.ldo + n;
+        float *x = (float *)out + ((u64)row * o.second + m % o.n) * o.ldo + n;
         *x = *x + g * y;
     } else if (o.mode == OUT_MAP) {
-        if (o.base == BASE_MAP) y += load_map(o.out, o.store, at);
-        if (o.base == BASE_ROWS) y += o.rows[at];
-        save_map(o.out, o.store, at, y);
+        if (o.base == BASE_MAP) y += load_map(out, o.store, at);
+        if (o.base == BASE_ROWS) y += in_image(o.rows, offset)[at];
+        save_map(out, o.store, at, y);
     } else {
-        ((u8 *)o.out)[at] = pixel(y);
+        ((u8 *)out)[at] = pixel(y);
     }
 }
 
@@ -115,14 +128,16 @@ DEVICE void store_rows(const Out &o, int m, int step, int end, int n, const floa
     for (int i = 0; i < ROWS; i++) {
         int row = m + i * step;
         if (row >= end) break;
-        sx[i] = input_scale(o, row);
+        u64 offset = image_of(o, row);
+        sx[i] = input_scale(o, offset, row);
+        const u8 *out = (const u8 *)o.out + offset;
         if (o.mode == OUT_GATED) {
-            load4(other[i], (const float *)o.out + place_of(o, row, n));
+            load4(other[i], (const float *)out + place_of(o, row, n));
         } else if (o.mode == OUT_MAP && o.base == BASE_ROWS) {
-            load4(other[i], o.rows + place_of(o, row, n));
+            load4(other[i], in_image(o.rows, offset) + place_of(o, row, n));
         } else if (o.mode == OUT_MAP && o.base == BASE_MAP) {
 #pragma unroll
-            for (int j = 0; j < 4; j++) other[i][j] = load_map(o.out, o.store, place_of(o, row, n) + j);
+            for (int j = 0; j < 4; j++) other[i][j] = load_map(out, o.store, place_of(o, row, n) + j);
         }
     }
 #pragma unroll
@@ -132,10 +147,11 @@ DEVICE void store_rows(const Out &o, int m, int step, int end, int n, const floa
         int4 acc = sums(i);
         float y[4] = {(float)acc.x * (sx[i] * scale[0]) + bias[0], (float)acc.y * (sx[i] * scale[1]) + bias[1],
                       (float)acc.z * (sx[i] * scale[2]) + bias[2], (float)acc.w * (sx[i] * scale[3]) + bias[3]};
-        u64 at = place_of(o, row, n);
+        u64 offset = image_of(o, row), at = place_of(o, row, n);
+        u8 *out = (u8 *)o.out + offset;
         if (o.mode == OUT_GATED) {
             float gate[4], more[4];
-            load4(gate, o.gate + (u64)(row / o.n) * o.gate_stride + n);
+            load4(gate, in_image(o.gate, offset) + (u64)(row / o.n) * o.gate_stride + n);
             if (o.gate_offset) {
                 load4(more, o.gate_offset + n);
 #pragma unroll
@@ -143,22 +159,22 @@ DEVICE void store_rows(const Out &o, int m, int step, int end, int n, const floa
             }
 #pragma unroll
             for (int j = 0; j < 4; j++) y[j] = other[i][j] + gate[j] * y[j];
-            save4((float *)o.out + at, y);
+            save4((float *)out + at, y);
         } else if (o.mode == OUT_MAP) {
             if (o.base != BASE_NONE)
 #pragma unroll
                 for (int j = 0; j < 4; j++) y[j] += other[i][j];
             if (o.store == ST_F32) {
-                save4((float *)o.out + at, y);
+                save4((float *)out + at, y);
             } else {
                 u32 a = narrow(y[0]) | (u32)narrow(y[1]) << 16, b = narrow(y[2]) | (u32)narrow(y[3]) << 16;
-                *(uint2 *)((u16 *)o.out + at) = make_uint2(a, b);
+                *(uint2 *)((u16 *)out + at) = make_uint2(a, b);
             }
         } else {
             if (o.mode == OUT_GELU)
 #pragma unroll
                 for (int j = 0; j < 4; j++) y[j] = gelu(y[j]);
-            save4((float *)o.out + at, y);
+            save4((float *)out + at, y);
         }
     }
 }
@@ -167,11 +183,18 @@ struct Gemm {
     const u8 *a;  // Taps: row m is pixel m % width of line m / width; in bytes
     u64 plane;    // 12-bit inputs: from the upper to the lower parts
     const i8 *w;
-    int m, n, k;
+    int m, n, k;  // m: of all images
     int width, stride, line, seg_len, seg_stride;
+    int tall, unused;        // tall: blockIdx.x is that of the rows
     int *partial, *arrived;  // sums of tiles that several blocks share; how many are done, zeros between launches
     Out out;
 };
+
+// Row m of all.
+DEVICE const u8 *input_row(const Gemm &p, int m) {
+    u64 offset = image_of(p.out, m);
+    return p.a + offset + (u64)(m / p.width) * p.line + (u64)(m % p.width) * p.stride;
+}
 
 // Up to MT x 16 rows: a block has 8 output channels, its warps share the inputs. Weights do not depend on the
 // kernel before: those of the first U steps of a warp are on their way before it has ended.
@@ -192,6 +215,9 @@ DEVICE void few_rows(const Gemm &p) {
             b[u][1] = k1 < words ? __ldg(w + k1 * 8 + g) : 0u;
         }
     };
+    const u8 *rows[MT][2];
+#pragma unroll
+    for (int i = 0; i < MT; i++) rows[i][0] = input_row(p, i * 16 + g), rows[i][1] = input_row(p, i * 16 + g + 8);
     weights(warp);
     after_previous();
     for (int first = warp; first < steps; first += 8 * U) {
@@ -201,8 +227,8 @@ DEVICE void few_rows(const Gemm &p) {
 #pragma unroll
             for (int i = 0; i < MT; i++) {
                 int m0 = i * 16 + g, m1 = m0 + 8;
-                const u32 *x0 = (const u32 *)(p.a + part * p.plane + (u64)m0 * p.stride);
-                const u32 *x1 = (const u32 *)(p.a + part * p.plane + (u64)m1 * p.stride);
+                const u32 *x0 = (const u32 *)(rows[i][0] + part * p.plane);
+                const u32 *x1 = (const u32 *)(rows[i][1] + part * p.plane);
                 u32 a[U][4];
 #pragma unroll
                 for (int u = 0; u < U; u++) {
@@ -228,7 +254,7 @@ DEVICE void few_rows(const Gemm &p) {
         if (m >= p.m || n >= p.n) continue;
 #pragma unroll
         for (int j = 0; j < 8; j++) sum += sums[j][m][c];
-        store(p.out, m, n, input_scale(p.out, m), sum);
+        store(p.out, m, n, sum);
     }
 }
 
@@ -254,7 +280,8 @@ struct Tiles {
         extern __shared__ __align__(16) u8 room[];
         int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
         int kg = warp / (WM * WN), wm = warp % (WM * WN) / WN, wn = warp % WN;
-        int m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
+        // Of two dimensions only the first one may be large.
+        int m0 = (p.tall ? blockIdx.x : blockIdx.y) * BM, n0 = (p.tall ? blockIdx.y : blockIdx.x) * BN;
 
         // Inputs: a thread copies column `col` of some rows; its place among the taps moves on by BK.
         constexpr int COLS = BK / CH, ROWS = THREADS / COLS, MINE = BM / ROWS;
@@ -267,7 +294,7 @@ struct Tiles {
             int m = m0 + row + i * ROWS;
             if (m < p.m) real |= 1u << i;
             else m = 0;
-            from[i] = p.a + (u64)(m / p.width) * p.line + (u64)(m % p.width) * p.stride;
+            from[i] = input_row(p, m);
         }
         int steps = (p.k + BK - 1) / BK, each = (steps + gridDim.z - 1) / gridDim.z;
         int begin = blockIdx.z * each, total = steps - begin < each ? steps - begin : each;
@@ -412,7 +439,7 @@ struct Tiles {
 #pragma unroll
                 for (int from = 0; from < KG; from++) sum += sums[(from * BM + m) * LDC + n];
             }
-            store(p.out, m0 + m, n0 + n, input_scale(p.out, m0 + m), sum);
+            store(p.out, m0 + m, n0 + n, sum);
         }
     }
 };
@@ -449,6 +476,13 @@ extern "C" __global__ void __launch_bounds__(256) gemm_4bit(const __grid_constan
     after_previous();
     const u32 *w = (const u32 *)p.w + (u64)blockIdx.x * groups * 32;
     const i8 *scales = p.group + (u64)blockIdx.x * groups * 8;
+    const u8 *rows[2][2];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int m = first + i * 8 + g;
+        u64 offset = image_of(p.out, m);
+        rows[i / 2][i % 2] = p.a + offset + (u64)m * p.stride;
+    }
     int acc[2][4] = {};
 #pragma unroll 2
     for (int s = warp; s < groups; s += 8) {
@@ -461,8 +495,8 @@ extern "C" __global__ void __launch_bounds__(256) gemm_4bit(const __grid_constan
         for (int i = 0; i < 2; i++) {
             int m0 = first + i * 16 + g, m1 = m0 + 8;
             uint2 zero = make_uint2(0, 0);
-            uint2 x0 = m0 < p.m ? *(const uint2 *)(p.a + (u64)m0 * p.stride + s * 32 + 8 * t) : zero;
-            uint2 x1 = m1 < p.m ? *(const uint2 *)(p.a + (u64)m1 * p.stride + s * 32 + 8 * t) : zero;
+            uint2 x0 = m0 < p.m ? *(const uint2 *)(rows[i][0] + s * 32 + 8 * t) : zero;
+            uint2 x1 = m1 < p.m ? *(const uint2 *)(rows[i][1] + s * 32 + 8 * t) : zero;
             u32 a[4] = {x0.x, x1.x, x0.y, x1.y};
             int d[4] = {};
             mma(d, a, b0, b1);
@@ -478,5 +512,5 @@ extern "C" __global__ void __launch_bounds__(256) gemm_4bit(const __grid_constan
     if (first + m >= p.m || n >= p.n) return;
 #pragma unroll
     for (int j = 0; j < 8; j++) sum += sums[j][m][c];
-    store(p.out, first + m, n, input_scale(p.out, first + m), sum);
+    store(p.out, first + m, n, sum);
 }

@@ -13,14 +13,16 @@ struct Heads {
     const float *factor;  // of the queries, per head
     Cache own[2];         // per guidance row, at the scale's first token
     int n, w, dim, norm, store, total;  // total: m * 3 * heads
+    u64 image;
 };
 
 // Head h of queries (`which` 0), keys (1) or values (2) of token m, by a group of eight threads: queries normalised,
 // scaled, and for an int8 cache quantized in place: int8 [dim], then the scale; keys and values into the cache.
 // `x` has room for the head; where nothing is `real`, nothing is written.
-DEVICE void split_head(const Heads &a, int which, int h, int m, bool real, float *x, int lane) {
+// `offset`: of the image.
+DEVICE void split_head(const Heads &a, u64 offset, int which, int h, int m, bool real, float *x, int lane) {
     int heads = a.w / a.dim;
-    float *from = a.qkv + (u64)m * 3 * a.w + which * a.w + h * a.dim;
+    float *from = in_image(a.qkv, offset) + (u64)m * 3 * a.w + which * a.w + h * a.dim;
     for (int i = lane; i < a.dim; i += 8) x[i] = from[i];
     float factor = which == 0 ? a.factor[h] : 1.0f, sum = 0.0f;
 #pragma unroll 8
@@ -51,7 +53,7 @@ DEVICE void split_head(const Heads &a, int which, int h, int m, bool real, float
     }
     const Cache &to = a.own[m / a.n];
     u64 token = m % a.n, at = token * a.w + h * a.dim;
-    u8 *out = which == 1 ? to.k : to.v;
+    u8 *out = in_image(which == 1 ? to.k : to.v, offset);
     if (a.store == ST_F32) {
         for (int i = lane; i < a.dim; i += 8) ((float *)out)[at + i] = x[i];
     } else if (a.store == ST_F16) {
@@ -61,6 +63,6 @@ DEVICE void split_head(const Heads &a, int which, int h, int m, bool real, float
         float wide = widen(scale);
         float inverse = wide > 0.0f && wide < __int_as_float(0x7f800000) ? 1.0f / wide : 0.0f;
         for (int i = lane; i < a.dim; i += 8) out[at + i] = (u8)quantize(x[i], inverse, 127.0f);
-        if (lane == 0) (which == 1 ? to.ks : to.vs)[token * heads + h] = inverse == 0.0f ? (u16)0 : scale;
+        if (lane == 0) in_image(which == 1 ? to.ks : to.vs, offset)[token * heads + h] = inverse == 0.0f ? (u16)0 : scale;
     }
 }

@@ -51,6 +51,7 @@ struct Draw {
     const u16 *forced;
     int l, v, rows, scale;
     int room, unused;  // room: v rounded up to a power of two
+    u64 image;
 };
 
 // The largest (value, first index) of a block.
@@ -76,14 +77,16 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
     __shared__ u32 histogram[256];
     __shared__ u32 found, rest, count;
     int tid = threadIdx.x, token = blockIdx.x, v = p.v;
-    const Request &req = *p.req;
+    u64 offset = this_image(p.image);
+    const Request &req = *in_image(p.req, offset);
+    u16 *tokens = in_image(p.tokens, offset);
     after_previous();
     if (req.forced) {
-        if (tid == 0) p.tokens[token] = p.forced[token];
+        if (tid == 0) tokens[token] = in_image(p.forced, offset)[token];
         return;
     }
-    float *x = p.logits + (u64)token * v;
-    const float *y = p.logits + (u64)(p.l + token) * v;
+    float *x = in_image(p.logits, offset) + (u64)token * v;
+    const float *y = x + (u64)p.l * v;
     float a = req.mix[p.scale][0], b = req.mix[p.scale][1], temperature = req.temperature;
     const float lowest = __int_as_float(0xff800000);
     // Every thread goes on with the entries that it wrote.
@@ -100,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
         for (int i = tid; i < v; i += 512)
             if (x[i] > best) best = x[i], at = i;
         block_argmax(best, at);
-        if (tid == 0) p.tokens[token] = (u16)(at == 0x7fffffff ? 0 : at);
+        if (tid == 0) tokens[token] = (u16)(at == 0x7fffffff ? 0 : at);
         return;
     }
     // The k-th largest, a byte at a time.
@@ -201,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
     }
     __syncthreads();
     block_argmax(best, at);
-    if (tid == 0) p.tokens[token] = (u16)(at == 0x7fffffff ? 0 : at);
+    if (tid == 0) tokens[token] = (u16)(at == 0x7fffffff ? 0 : at);
 }
 
 // The four bicubic weights, a = -0.75.
@@ -229,9 +232,12 @@ struct Fold {
     float *big, *f_hat;
     int half, enlarge;
     int h, w, ph, pw, z, unused;
+    u64 image;
 };
 
-DEVICE float code(const Fold &p, int y, int x, int c) { return 0.0f + table_value(p.codebook, p.tokens[y * p.w + x], c); }
+DEVICE float code(const Fold &p, const u16 *tokens, int y, int x, int c) {
+    return 0.0f + table_value(p.codebook, tokens[y * p.w + x], c);
+}
 
 // The scale's codes, enlarged to the latent's size.
 extern "C" __global__ void enlarge(const __grid_constant__ Fold p) {
@@ -239,8 +245,11 @@ extern "C" __global__ void enlarge(const __grid_constant__ Fold p) {
     after_previous();
     if (i >= p.ph * p.pw * p.z) return;
     int c = i % p.z, x = i / p.z % p.pw, y = i / p.z / p.pw;
+    u64 offset = this_image(p.image);
+    const u16 *of = in_image(p.tokens, offset);
+    float *big = in_image(p.big, offset);
     if (!p.enlarge) {
-        p.big[i] = code(p, y, x, c);
+        big[i] = code(p, of, y, x, c);
         return;
     }
     int ax[4], ay[4];
@@ -249,9 +258,9 @@ extern "C" __global__ void enlarge(const __grid_constant__ Fold p) {
     taps(y, p.h, p.ph, ay, wy);
 #pragma unroll
     for (int j = 0; j < 4; j++)
-        rows[j] = code(p, ay[j], ax[0], c) * wx[0] + code(p, ay[j], ax[1], c) * wx[1] +
-                  code(p, ay[j], ax[2], c) * wx[2] + code(p, ay[j], ax[3], c) * wx[3];
-    p.big[i] = rows[0] * wy[0] + rows[1] * wy[1] + rows[2] * wy[2] + rows[3] * wy[3];
+        rows[j] = code(p, of, ay[j], ax[0], c) * wx[0] + code(p, of, ay[j], ax[1], c) * wx[1] +
+                  code(p, of, ay[j], ax[2], c) * wx[2] + code(p, of, ay[j], ax[3], c) * wx[3];
+    big[i] = rows[0] * wy[0] + rows[1] * wy[1] + rows[2] * wy[2] + rows[3] * wy[3];
 }
 
 // f_hat += 0.5 h + 0.5 conv(h), eight threads a value.
@@ -259,12 +268,14 @@ extern "C" __global__ void __launch_bounds__(256) phi(const __grid_constant__ Fo
     int job = blockIdx.x * 32 + threadIdx.x / 8, lane = threadIdx.x % 8, total = p.ph * p.pw * p.z;
     int i = job < total ? job : total - 1;
     int c = i % p.z, x = i / p.z % p.pw, y = i / p.z / p.pw;
+    u64 offset = this_image(p.image);
+    const float *big = in_image(p.big, offset);
     after_previous();
     float sum = 0.0f;
     auto tap = [&](int dy, int dx, int ci) {
         int yy = y + dy - 1, xx = x + dx - 1;
         bool in = yy >= 0 && yy < p.ph && xx >= 0 && xx < p.pw;
-        float v = in ? p.big[(yy * p.pw + xx) * p.z + ci] : 0.0f;
+        float v = in ? big[(yy * p.pw + xx) * p.z + ci] : 0.0f;
         u64 at = (((u64)c * 3 + dy) * 3 + dx) * p.z + ci;
         sum += (p.half ? widen(((const u16 *)p.phi)[at]) : ((const float *)p.phi)[at]) * v;
     };
@@ -279,7 +290,8 @@ extern "C" __global__ void __launch_bounds__(256) phi(const __grid_constant__ Fo
         }
     }
     float conv = tree8(sum) + p.bias[c];
-    if (lane == 0 && job < total) p.f_hat[i] = p.f_hat[i] + (0.5f * p.big[i] + 0.5f * conv);
+    float *to = in_image(p.f_hat, offset) + i;
+    if (lane == 0 && job < total) *to = *to + (0.5f * big[i] + 0.5f * conv);
 }
 
 // Means over the windows of the next scale's size.
@@ -287,6 +299,7 @@ struct Reduce {
     const float *from;
     float *out;
     int ph, pw, z, nh, nw, unused;
+    u64 image;
 };
 
 extern "C" __global__ void reduce(const __grid_constant__ Reduce p) {
@@ -296,6 +309,8 @@ extern "C" __global__ void reduce(const __grid_constant__ Reduce p) {
     if (out >= nh * nw * z) return;
     int c = out % z, x = out / z % nw, y = out / z / nw;
     int y0 = y * ph / nh, y1 = ((y + 1) * ph + nh - 1) / nh, x0 = x * pw / nw, x1 = ((x + 1) * pw + nw - 1) / nw;
+    u64 offset = this_image(p.image);
+    const float *from = in_image(p.from, offset);
     float sum = 0.0f;
     // Eight at a time: all are read before they are added.
     int w = x1 - x0, area = (y1 - y0) * w;
@@ -303,12 +318,12 @@ extern "C" __global__ void reduce(const __grid_constant__ Reduce p) {
         float v[8];
 #pragma unroll
         for (int j = 0; j < 8; j++)
-            if (i + j < area) v[j] = p.from[((y0 + (i + j) / w) * pw + x0 + (i + j) % w) * z + c];
+            if (i + j < area) v[j] = from[((y0 + (i + j) / w) * pw + x0 + (i + j) % w) * z + c];
 #pragma unroll
         for (int j = 0; j < 8; j++)
             if (i + j < area) sum += v[j];
     }
-    p.out[out] = sum / (float)area;
+    in_image(p.out, offset)[out] = sum / (float)area;
 }
 
 // The latent and the tokens at the start of an image.
@@ -316,11 +331,13 @@ struct Clear {
     float *f_hat;
     u16 *tokens;
     int n, l;
+    u64 image;
 };
 
 extern "C" __global__ void clear(const __grid_constant__ Clear p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     after_previous();
-    if (i < p.n) p.f_hat[i] = 0.0f;
-    if (i < p.l) p.tokens[i] = 0;
+    u64 offset = this_image(p.image);
+    if (i < p.n) in_image(p.f_hat, offset)[i] = 0.0f;
+    if (i < p.l) in_image(p.tokens, offset)[i] = 0;
 }

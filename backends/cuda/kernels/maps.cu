@@ -14,6 +14,7 @@ struct Fill {
     int norm;              // 0 none, 1 norm, 2 norm and SiLU
     float levels;
     int mode;  // DT_F32, DT_I8, DT_I8WIDE
+    u64 image;
 };
 
 // The strip of inputs of output rows y.., quantized; a thread has four channels of a pixel.
@@ -22,25 +23,29 @@ extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ F
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     after_previous();
     if (i >= p.rows * width * quads) return;
+    u64 offset = this_image(p.image);
+    const void *map = in_image((const u8 *)p.map, offset);
+    const float *gain = in_image(p.gain, offset), *shift = in_image(p.shift, offset);
+    u8 *out = in_image(p.out, offset);
     int c = i % quads * 4, x = i / quads % width - p.pad, row = i / quads / width, y = p.y + row - p.pad;
     bool in = x >= 0 && x < p.w * p.up && y >= 0 && y < p.h * p.up;
     u64 from = ((u64)(y / p.up) * p.w + x / p.up) * p.c, to = ((u64)row * width + x + p.pad) * p.px;
     float scale = 0.0f, inverse = 0.0f;
-    if (p.mode != DT_F32) row_scale(*p.range, p.levels, scale, inverse);
+    if (p.mode != DT_F32) row_scale(*in_image(p.range, offset), p.levels, scale, inverse);
     u32 word = 0, low = 0;
     float values[4] = {};
     if (in && p.c % 4 == 0) {
         if (p.store == ST_F32) {
-            float4 v = *(const float4 *)((const float *)p.map + from + c);
+            float4 v = *(const float4 *)((const float *)map + from + c);
             values[0] = v.x, values[1] = v.y, values[2] = v.z, values[3] = v.w;
         } else {
-            uint2 v = *(const uint2 *)((const u16 *)p.map + from + c);
+            uint2 v = *(const uint2 *)((const u16 *)map + from + c);
             values[0] = widen((u16)v.x), values[1] = widen((u16)(v.x >> 16));
             values[2] = widen((u16)v.y), values[3] = widen((u16)(v.y >> 16));
         }
     } else if (in) {
         for (int j = 0; j < 4; j++)
-            if (c + j < p.c) values[j] = load_map(p.map, p.store, from + c + j);
+            if (c + j < p.c) values[j] = load_map(map, p.store, from + c + j);
     }
 #pragma unroll
     for (int j = 0; j < 4; j++) {
@@ -48,11 +53,11 @@ extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ F
         bool real = in && c + j < p.c;
         if (real) {
             v = values[j];
-            if (p.norm) v = v * p.gain[c + j] + p.shift[c + j];
+            if (p.norm) v = v * gain[c + j] + shift[c + j];
             if (p.norm == 2) v = silu(v);
         }
         if (p.mode == DT_F32) {
-            if (c + j < p.px) ((float *)p.out)[to + c + j] = v;
+            if (c + j < p.px) ((float *)out)[to + c + j] = v;
             continue;
         }
         int q = real ? quantize(v, inverse, p.levels) : 0;
@@ -64,8 +69,8 @@ extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ F
         }
     }
     if (p.mode == DT_F32) return;
-    *(u32 *)(p.out + to + c) = word;
-    if (p.mode == DT_I8WIDE) *(u32 *)(p.out + p.plane + to + c) = low;
+    *(u32 *)(out + to + c) = word;
+    if (p.mode == DT_I8WIDE) *(u32 *)(out + p.plane + to + c) = low;
 }
 
 // Sums, smallest and largest of every channel of rows y.. of a map: temp [3][rows][c]. blockIdx.y is the row.
@@ -73,18 +78,21 @@ struct RowStats {
     const void *map;
     float *temp;
     int store, w, c, y, rows, unused;
+    u64 image;
 };
 
 extern "C" __global__ void row_stats(const __grid_constant__ RowStats p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, rows = p.rows, w = p.w, c = p.c;
-    float *temp = p.temp;
+    u64 offset = this_image(p.image);
+    const void *map = in_image((const u8 *)p.map, offset);
+    float *temp = in_image(p.temp, offset);
     after_previous();
     if (i >= c) return;
     u64 at = (u64)(p.y + row) * w * c + i;
     float sum = 0.0f, low = F32_MAX, high = -F32_MAX;
 #pragma unroll 32
     for (int x = 0; x < w; x++) {
-        float v = load_map(p.map, p.store, at + (u64)x * c);
+        float v = load_map(map, p.store, at + (u64)x * c);
         sum += v;
         low = v < low ? v : low;
         high = v > high ? v : high;
@@ -99,15 +107,17 @@ struct AddStats {
     float *stats;
     const float *temp;
     int c_max, set, rows, c, first, unused;
+    u64 image;
 };
 
 extern "C" __global__ void add_stats(const __grid_constant__ AddStats p) {
-    const float *temp = p.temp;
+    u64 offset = this_image(p.image);
+    const float *temp = in_image(p.temp, offset);
     int c_max = p.c_max, rows = p.rows, c = p.c, first = p.first;
     after_previous();
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= c_max) return;
-    float *s = p.stats + p.set * c_max + i;
+    float *s = in_image(p.stats, offset) + p.set * c_max + i;
     float sum = first ? 0.0f : s[0], low = first ? F32_MAX : s[c_max], high = first ? -F32_MAX : s[2 * c_max];
     if (i < c) {
 #pragma unroll 32
@@ -144,12 +154,14 @@ DEVICE float raw_range(const float *stats, int c_max, int set, int c) {
 struct MapRange {
     float *stats;
     int c_max, set, c, to;
+    u64 image;
 };
 
 extern "C" __global__ void map_range(const __grid_constant__ MapRange p) {
     after_previous();
-    float most = raw_range(p.stats, p.c_max, p.set, p.c);
-    if (threadIdx.x == 0) p.stats[RANGE * p.c_max + p.to] = most;
+    float *stats = in_image(p.stats, this_image(p.image));
+    float most = raw_range(stats, p.c_max, p.set, p.c);
+    if (threadIdx.x == 0) stats[RANGE * p.c_max + p.to] = most;
 }
 
 DEVICE float group_mean(const float *sums, int i, int per, float count) {
@@ -164,20 +176,23 @@ struct RowSquares {
     const float *sums;
     float *temp;
     int store, h, w, c, groups, unused;
+    u64 image;
 };
 
 extern "C" __global__ void row_squares(const __grid_constant__ RowSquares p) {
     int w = p.w, c = p.c, i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y, per = c / p.groups;
     after_previous();
     if (i >= c) return;
-    float mean = group_mean(p.sums, i, per, (float)(p.h * w * per)), sum = 0.0f;
+    u64 offset = this_image(p.image);
+    const void *map = in_image((const u8 *)p.map, offset);
+    float mean = group_mean(in_image(p.sums, offset), i, per, (float)(p.h * w * per)), sum = 0.0f;
     u64 at = (u64)row * w * c + i;
 #pragma unroll 32
     for (int x = 0; x < w; x++) {
-        float v = load_map(p.map, p.store, at + (u64)x * c);
+        float v = load_map(map, p.store, at + (u64)x * c);
         sum += (v - mean) * (v - mean);
     }
-    p.temp[row * c + i] = sum;
+    in_image(p.temp, offset)[row * c + i] = sum;
 }
 
 // The norm's gain and shift, the range of what it gives; and, for a shortcut, of `raw` channels before it. One block.
@@ -185,12 +200,14 @@ struct FinishNorm {
     float *stats;
     const float *affine, *temp;
     int c_max, set, h, w, c, groups, act, raw;
+    u64 image;
 };
 
 extern "C" __global__ void __launch_bounds__(1024) finish_norm(const __grid_constant__ FinishNorm p) {
     extern __shared__ float squares[];
-    float *stats = p.stats;
-    const float *affine = p.affine, *temp = p.temp;
+    u64 offset = this_image(p.image);
+    float *stats = in_image(p.stats, offset);
+    const float *affine = p.affine, *temp = in_image(p.temp, offset);
     int c_max = p.c_max, set = p.set, h = p.h, w = p.w, c = p.c, groups = p.groups, act = p.act, raw = p.raw;
     const float *sums = stats + set * c_max;
     int per = c / groups;
@@ -237,18 +254,21 @@ struct StoreMap {
     u8 *pixels;
     u64 n, at;  // at: of the first value in the map
     int store, base;
+    u64 image;
 };
 
 extern "C" __global__ void store_map(const __grid_constant__ StoreMap p) {
     u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     after_previous();
     if (i >= p.n) return;
-    float v = p.y[i];
+    u64 offset = this_image(p.image);
+    float v = in_image(p.y, offset)[i];
     if (p.pixels) {
-        p.pixels[i] = pixel(v);
+        in_image(p.pixels, offset)[i] = pixel(v);
         return;
     }
-    if (p.base == 1) v += load_map(p.map, p.store, p.at + i);
-    if (p.base == 2) v += p.rows[i];
-    save_map(p.map, p.store, p.at + i, v);
+    void *map = in_image((u8 *)p.map, offset);
+    if (p.base == 1) v += load_map(map, p.store, p.at + i);
+    if (p.base == 2) v += in_image(p.rows, offset)[i];
+    save_map(map, p.store, p.at + i, v);
 }

@@ -10,20 +10,23 @@ struct Setup {
     Table tables[4];
     int rows_of[4];
     int n_tables, w;
+    u64 image;
 };
 
 extern "C" __global__ void setup(const __grid_constant__ Setup p) {
     int c = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
     after_previous();
     if (c >= p.w) return;
+    u64 offset = this_image(p.image);
+    const Request *req = in_image(p.req, offset);
     float v = 0.0f;
     for (int t = 0; t < p.n_tables; t++) {
         int none = p.rows_of[t] - 1;
-        int r = row == 0 && p.req->labels[t] >= 0 ? p.req->labels[t] : none;
+        int r = row == 0 && req->labels[t] >= 0 ? req->labels[t] : none;
         v += table_value(p.tables[t], r, c);
     }
-    p.cond[row * p.w + c] = v;
-    p.act[row * p.w + c] = silu(v);
+    in_image(p.cond, offset)[row * p.w + c] = v;
+    in_image(p.act, offset)[row * p.w + c] = silu(v);
 }
 
 // x[row, i] += add[i] for the first n of every row.
@@ -31,12 +34,13 @@ struct AddVector {
     float *x;
     const float *add;
     int n, stride;
+    u64 image;
 };
 
 extern "C" __global__ void add_vector(const __grid_constant__ AddVector p) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     after_previous();
-    if (i < p.n) p.x[blockIdx.y * p.stride + i] += p.add[i];
+    if (i < p.n) in_image(p.x, this_image(p.image))[blockIdx.y * p.stride + i] += p.add[i];
 }
 
 // Rows of a stage: `n` tokens of each guidance row; row r begins `second` tokens after row r - 1.
@@ -45,8 +49,8 @@ struct Stream {
     int n, second, w, unused;
 };
 
-DEVICE float *stream_row(const Stream &s, int m) {
-    return s.x + ((u64)(m / s.n) * s.second + m % s.n) * s.w;
+DEVICE float *stream_row(const Stream &s, u64 offset, int m) {
+    return in_image(s.x, offset) + ((u64)(m / s.n) * s.second + m % s.n) * s.w;
 }
 
 // Modulation of a norm: gain = (gain[c] + offset[c]) + base[c], shift likewise without a base.
@@ -80,9 +84,9 @@ DEVICE float largest4(float m, const float4 &v) {
 
 // Quantizes a row of k floats that lies in shared memory, k a multiple of 4; pads it with zeros. `most` is the
 // thread's part of the largest |value|.
-DEVICE void quantize_row(const float *row, int k, float most, const Quantized &to, int m, float *room) {
+DEVICE void quantize_row(const float *row, int k, float most, const Quantized &to, u64 image, int m, float *room) {
     if (to.mode == DT_F32) {
-        float *out = (float *)to.q + (u64)m * to.stride;
+        float *out = (float *)in_image(to.q, this_image(image)) + (u64)m * to.stride;
         for (int i = 4 * threadIdx.x; i < k; i += 4 * blockDim.x) *(float4 *)(out + i) = load4(row + i);
         return;
     }
@@ -90,8 +94,9 @@ DEVICE void quantize_row(const float *row, int k, float most, const Quantized &t
     bool wide = to.mode == DT_I8WIDE;
     float levels = wide ? 2047.0f : 127.0f, scale, inverse;
     row_scale(most, levels, scale, inverse);
-    if (threadIdx.x == 0) to.scale[m] = scale;
-    u8 *out = to.q + (u64)m * to.stride;
+    u64 offset = this_image(image);
+    if (threadIdx.x == 0) in_image(to.scale, offset)[m] = scale;
+    u8 *out = in_image(to.q, offset) + (u64)m * to.stride;
     for (int i = 4 * threadIdx.x; i < to.stride; i += 4 * blockDim.x) {
         float4 v = i < k ? load4(row + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         int q[4] = {quantize(v.x, inverse, levels), quantize(v.y, inverse, levels), quantize(v.z, inverse, levels),
@@ -112,6 +117,7 @@ struct NormRows {
     Stream s;
     Modulation mod;
     Quantized to;
+    u64 image;
 };
 
 extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constant__ NormRows p) {
@@ -120,8 +126,9 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constan
     extern __shared__ __align__(16) float row[];
     __shared__ float room[10];
     int m = blockIdx.x, w = s.w;
+    u64 offset = this_image(p.image);
     after_previous();
-    const float *x = stream_row(s, m);
+    const float *x = stream_row(s, offset, m);
     for (int i = 4 * threadIdx.x; i < w; i += 1024) *(float4 *)(row + i) = load4(x + i);
     __syncthreads();
     if (threadIdx.x < 32) {
@@ -137,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constan
         float r = rsqrt_(tree8(sum) / (float)w + 1e-6f);
         if (threadIdx.x == 0) room[8] = mean, room[9] = r;
     }
-    const float *gain = mod.gain + (u64)(m / s.n) * mod.row_stride;
-    const float *shift = mod.shift + (u64)(m / s.n) * mod.row_stride;
+    const float *gain = in_image(mod.gain, offset) + (u64)(m / s.n) * mod.row_stride;
+    const float *shift = in_image(mod.shift, offset) + (u64)(m / s.n) * mod.row_stride;
     float most = 0.0f;
     bool waited = false;
     float mean = 0.0f, r = 0.0f;
@@ -167,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(256) norm_rows(const __grid_constan
         *(float4 *)(row + i) = v;
         most = largest4(most, v);
     }
-    quantize_row(row, w, most, p.to, m, room);
+    quantize_row(row, w, most, p.to, p.image, m, room);
 }
 
 // Quantization of rows of k floats, `stride` apart.
@@ -175,13 +182,15 @@ struct QuantizeRows {
     const float *x;
     Quantized to;
     int k, stride;
+    u64 image;
 };
 
 extern "C" __global__ void __launch_bounds__(256) quantize_rows(const __grid_constant__ QuantizeRows p) {
     extern __shared__ __align__(16) float row[];
     __shared__ float room[8];
     after_previous();
-    const float *from = p.x + (u64)blockIdx.x * p.stride;
+    u64 offset = this_image(p.image);
+    const float *from = in_image(p.x, offset) + (u64)blockIdx.x * p.stride;
     float most = 0.0f;
 #pragma unroll 4
     for (int i = 4 * threadIdx.x; i < p.k; i += 1024) {
@@ -189,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(256) quantize_rows(const __grid_con
         *(float4 *)(row + i) = v;
         most = largest4(most, v);
     }
-    quantize_row(row, p.k, most, p.to, blockIdx.x, room);
+    quantize_row(row, p.k, most, p.to, p.image, blockIdx.x, room);
 }
 
 // Stage::Begin of the first scale.
@@ -197,6 +206,7 @@ struct BeginFirst {
     const float *cond;
     Table start, lvl_pos;
     Stream s;
+    u64 image;
 };
 
 extern "C" __global__ void begin_first(const __grid_constant__ BeginFirst p) {
@@ -205,10 +215,11 @@ extern "C" __global__ void begin_first(const __grid_constant__ BeginFirst p) {
     after_previous();
     if (c >= s.w) return;
     int t = m % s.n;
-    float v = p.cond[(m / s.n) * s.w + c];
+    u64 offset = this_image(p.image);
+    float v = in_image(p.cond, offset)[(m / s.n) * s.w + c];
     v += table_value(p.start, t, c);
     v += table_value(p.lvl_pos, t, c);
-    stream_row(s, m)[c] = v;
+    stream_row(s, offset, m)[c] = v;
 }
 
 struct FloatWeights {
@@ -230,6 +241,7 @@ struct Begin {
     Table lvl_pos;
     Stream s;
     int z, first, rows, unused;
+    u64 image;
 };
 
 extern "C" __global__ void begin(const __grid_constant__ Begin p) {
@@ -239,6 +251,7 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
     int c = blockIdx.x * blockDim.x + threadIdx.x;
     after_previous();
     if (c >= s.w) return;
+    u64 offset = this_image(p.image);
     // Some tokens one after the other: the weights are read once.
     float near[32];
     bool kept = z == 32;
@@ -247,7 +260,7 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
         for (int j = 0; j < 32; j++) near[j] = weight(word, (u64)c * 32 + j);
     for (int t = 8 * blockIdx.y; t < 8 * blockIdx.y + 8 && t < s.n; t++) {
     float lanes[8] = {};
-    const float *x = p.next + (u64)t * z;
+    const float *x = in_image(p.next, offset) + (u64)t * z;
     if (kept) {
 #pragma unroll
         for (int i = 0; i < 32; i++) lanes[i % 8] += near[i] * x[i];
@@ -262,7 +275,7 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
     }
     float v = tree(lanes) + word.bias[c];
     v += table_value(p.lvl_pos, p.first + t, c);
-    for (int r = 0; r < p.rows; r++) s.x[((u64)r * s.second + t) * s.w + c] = v;
+    for (int r = 0; r < p.rows; r++) in_image(s.x, offset)[((u64)r * s.second + t) * s.w + c] = v;
     }
 }
 
@@ -273,14 +286,16 @@ extern "C" __global__ void __launch_bounds__(256) split_heads(const __grid_const
     bool real = job < a.total;
     int j = real ? job : 0;
     after_previous();
-    split_head(a, j / heads % 3, j % heads, j / (3 * heads), real, room + group * a.dim, threadIdx.x % 8);
+    split_head(a, this_image(a.image), j / heads % 3, j % heads, j / (3 * heads), real, room + group * a.dim,
+               threadIdx.x % 8);
 }
 
 struct Floats {
     const float *a;  // Taps: see operands.rs; row m is pixel m % width of line m / width
     float *out;
     FloatWeights w;
-    int m, n, k, width, stride, line, seg_len, seg_stride, ldo, unused;
+    int m, n, k, width, stride, line, seg_len, seg_stride, ldo, unused;  // m: of an image
+    u64 image;
 };
 
 // Float product in the order of scalar::gemm_f32: a group of eight threads per output channel.
@@ -288,15 +303,16 @@ extern "C" __global__ void __launch_bounds__(256) gemm_float(const __grid_consta
     int group = threadIdx.x / 8, lane = threadIdx.x % 8;
     int n = blockIdx.x * 32 + group;
     int nn = n < p.n ? n : p.n - 1;
+    u64 offset = this_image(p.image);
     after_previous();
     for (int m = blockIdx.y; m < p.m; m += gridDim.y) {
-        const float *row = p.a + (u64)(m / p.width) * p.line + (u64)(m % p.width) * p.stride;
+        const float *row = in_image(p.a, offset) + (u64)(m / p.width) * p.line + (u64)(m % p.width) * p.stride;
         float sum = 0.0f;
         int k = 0;
         for (; k < p.k; k += p.seg_len, row += p.seg_stride)
             for (int i = lane; i < p.seg_len; i += 8) sum += weight(p.w, (u64)nn * p.k + k + i) * row[i];
         sum = tree8(sum);
-        if (lane == 0 && n < p.n) p.out[(u64)m * p.ldo + n] = sum + p.w.bias[n];
+        if (lane == 0 && n < p.n) in_image(p.out, offset)[(u64)m * p.ldo + n] = sum + p.w.bias[n];
     }
 }
 
@@ -306,11 +322,13 @@ struct FinishRows {
     Stream s;
     const float *gate, *gate_offset;
     int n, mode, gate_stride, unused;
+    u64 image;
 };
 
 extern "C" __global__ void finish_rows(const __grid_constant__ FinishRows p) {
     const Stream &s = p.s;
-    float *y = p.y;
+    u64 offset = this_image(p.image);
+    float *y = in_image(p.y, offset);
     int n = p.n;
     int c = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
     after_previous();
@@ -320,8 +338,8 @@ extern "C" __global__ void finish_rows(const __grid_constant__ FinishRows p) {
         y[(u64)m * n + c] = gelu(v);
         return;
     }
-    float g = p.gate[(u64)(m / s.n) * p.gate_stride + c];
+    float g = in_image(p.gate, offset)[(u64)(m / s.n) * p.gate_stride + c];
     if (p.gate_offset) g += p.gate_offset[c];
-    float *x = stream_row(s, m) + c;
+    float *x = stream_row(s, offset, m) + c;
     *x = *x + g * v;
 }

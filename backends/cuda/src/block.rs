@@ -4,7 +4,7 @@
 use varmint_core::config::MAX_TABLES;
 use varmint_core::device::{kv, second_row};
 use varmint_core::model::{Ada, BlockWeights, Linear};
-use varmint_core::{Aln, Buf, Error as CoreError, Job, Store, Tile};
+use varmint_core::{Aln, Buf, Error as CoreError, Job, Request, Store, Tile};
 
 use crate::device::Kernel;
 use crate::params::{self, Ptr, dtype, out};
@@ -83,7 +83,9 @@ impl Cuda<'_> {
             // Whatever an image that was given up left behind.
             self.queue.clear();
             self.held = None;
-            self.request(job)?;
+            for (image, request) in job.requests().enumerate() {
+                self.request(job, image, request)?;
+            }
             let latent = c.latent();
             let (n, l) = (latent.tokens() * c.cvae as usize, c.tokens());
             let p = params::Clear {
@@ -91,6 +93,7 @@ impl Cuda<'_> {
                 tokens: self.at(job, Buf::Tokens),
                 n: n as i32,
                 l: l as i32,
+                image: self.places.image,
             };
             self.push(Kernel::clear, [n.max(l).div_ceil(256), 1, 1], 256, 0, &p);
         }
@@ -100,6 +103,7 @@ impl Cuda<'_> {
             act: self.at(job, Buf::Work),
             n_tables: c.n_tables() as i32,
             w: w as i32,
+            image: self.places.image,
             ..Default::default()
         };
         for t in 0..c.n_tables().min(MAX_TABLES) {
@@ -111,9 +115,9 @@ impl Cuda<'_> {
         Ok(())
     }
 
-    /// The request as the kernels read it.
-    fn request(&mut self, job: &Job<'_>) -> Result<(), Error> {
-        let (r, s) = (job.request, &job.request.sampling);
+    /// The request of an image as the kernels read it.
+    fn request(&mut self, job: &Job<'_>, image: usize, r: &Request<'_>) -> Result<(), Error> {
+        let s = &r.sampling;
         let vocab = job.model.shape.config.vocab;
         if r.tokens.is_some_and(|all| all.iter().any(|&t| t as u32 >= vocab)) {
             return Err(Error::Unsupported("editing: of given tokens all stay, or none are given"));
@@ -135,10 +139,13 @@ impl Cuda<'_> {
             let t = if scales > 1 { c.guidance(s.guidance, k) } else { 0.0 };
             *mix = [(1.0 + t) as f32, t as f32];
         }
+        let offset = image as u64 * self.places.image;
         self.device.bind()?;
-        self.device.write(self.places.request, bytemuck::bytes_of(&p))?;
+        self.device.write(self.places.request + offset, bytemuck::bytes_of(&p))?;
         match r.tokens {
-            Some(tokens) => self.device.write(self.places.forced, bytemuck::cast_slice(tokens)),
+            Some(tokens) => {
+                self.device.write(self.places.forced + offset, bytemuck::cast_slice(tokens))
+            }
             None => Ok(()),
         }
     }
@@ -203,7 +210,8 @@ impl Cuda<'_> {
         let x = self.at(job, Buf::HeadAda);
         self.project(job, trunk, &weights.head_ada, x, 2 * w)?;
         let add = self.of(weights.head_gain)?;
-        let p = params::AddVector { x, add, n: w as i32, stride: 2 * w as i32 };
+        let (n, stride, image) = (w as i32, 2 * w as i32, self.places.image);
+        let p = params::AddVector { x, add, n, stride, image };
         let rows = job.plan.tier.rows_of(trunk, 0);
         self.push(Kernel::add_vector, [w.div_ceil(128), rows, 1], 128, 0, &p);
         Ok(())
@@ -259,7 +267,7 @@ impl Cuda<'_> {
     ) -> Input {
         let (rows, scale) = self.quantized(job);
         let to = self.room(&lin.w, p.m, (rows, scale, p.work));
-        let params = params::NormRows { s: p.stream(), modulation, to };
+        let params = params::NormRows { s: p.stream(), modulation, to, image: self.places.image };
         self.push(Kernel::norm_rows, [p.m, 1, 1], 256, 4 * p.w, &params);
         Input::rows(to, p.m, p.w)
     }
@@ -319,6 +327,7 @@ impl Cuda<'_> {
             norm: job.model.shape.trunk(t.trunk).l2_norm.into(),
             store: store(job.plan.tier.cache),
             total: (p.m * 3 * (p.w / p.dim)) as i32,
+            image: self.places.image,
             ..Default::default()
         };
         for row in 0..p.rows {
@@ -390,6 +399,8 @@ impl Cuda<'_> {
             w: p.w as i32,
             dim: p.dim as i32,
             store: store(job.plan.tier.cache),
+            rows: p.rows as i32,
+            image: self.places.image,
             ..Default::default()
         };
         let mut keys = 0;

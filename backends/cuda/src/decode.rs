@@ -208,6 +208,7 @@ impl Cuda<'_> {
             norm,
             levels: levels(mode),
             mode,
+            image: self.places.image,
         };
         let total = rows * width * px.div_ceil(4);
         self.push(Kernel::fill, [total.div_ceil(256), 1, 1], 256, 0, &params);
@@ -262,6 +263,7 @@ impl Cuda<'_> {
             y: y as i32,
             rows: n as i32,
             unused: 0,
+            image: self.places.image,
         };
         let threads = map.c.next_multiple_of(32).min(128);
         self.push(Kernel::row_stats, [map.c.div_ceil(threads), n, 1], threads, 0, &rows);
@@ -274,6 +276,7 @@ impl Cuda<'_> {
             c: map.c as i32,
             first: first.into(),
             unused: 0,
+            image: self.places.image,
         };
         self.push(Kernel::add_stats, [p.c_max.div_ceil(64), 1, 1], 64, 0, &all);
     }
@@ -301,6 +304,7 @@ impl Cuda<'_> {
             c: c as i32,
             groups: groups as i32,
             unused: 0,
+            image: self.places.image,
         };
         let threads = c.next_multiple_of(32).min(128);
         self.push(Kernel::row_squares, [c.div_ceil(threads), map.h, 1], threads, 0, &squares);
@@ -316,6 +320,7 @@ impl Cuda<'_> {
             groups: groups as i32,
             act: act.into(),
             raw: raw as i32,
+            image: self.places.image,
         };
         let threads = c.max(raw).next_multiple_of(32).min(1024);
         self.push(Kernel::finish_norm, [1, 1, 1], threads, 4 * c, &finish);
@@ -332,7 +337,8 @@ impl Cuda<'_> {
     ) -> Result<(), Error> {
         if p.y == 0 {
             let (c_max, c) = (p.c_max as i32, p.input.c as i32);
-            let range = params::MapRange { stats: p.stats, c_max, set: stat::MAP as i32, c, to: 0 };
+            let (stats, set, image) = (p.stats, stat::MAP as i32, self.places.image);
+            let range = params::MapRange { stats, c_max, set, c, to: 0, image };
             self.push(Kernel::map_range, [1, 1, 1], 256, 0, &range);
         }
         let x = self.fill(job, p, p.input, up, lin, NONE, 0);
@@ -394,6 +400,7 @@ impl Cuda<'_> {
             first: (p.y * w) as i32,
             factor: rsqrt(c as f32),
             total: m as i32,
+            image: self.places.image,
         };
         self.push(Kernel::attend_map, [m.div_ceil(2), 1, 1], 512, 8 * (positions + c), &a);
         let room = (self.at(job, Buf::Strip), o + (4 * m * c) as u64);

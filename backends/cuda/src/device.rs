@@ -44,7 +44,7 @@ kernels! {
 }
 
 /// Words of the largest parameter.
-const PARAM_WORDS: usize = 38;
+const PARAM_WORDS: usize = 40;
 
 /// One launch: what a graph is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

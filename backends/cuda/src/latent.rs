@@ -23,7 +23,7 @@ impl Cuda<'_> {
         if scale == 0 {
             let cond = self.at(job, Buf::Cond);
             let start = self.table(&weights.pos_start)?;
-            let p = params::BeginFirst { cond, start, lvl_pos, s };
+            let p = params::BeginFirst { cond, start, lvl_pos, s, image: self.places.image };
             self.push(Kernel::begin_first, [w.div_ceil(128), rows * l, 1], 128, 0, &p);
             return Ok(());
         }
@@ -38,6 +38,7 @@ impl Cuda<'_> {
             first: c.tokens_before(scale) as i32,
             rows: rows as i32,
             unused: 0,
+            image: self.places.image,
         };
         self.push(Kernel::begin, [w.div_ceil(128), l.div_ceil(8), 1], 128, 0, &p);
         Ok(())
@@ -64,6 +65,7 @@ impl Cuda<'_> {
             scale: scale as i32,
             room: room as i32,
             unused: 0,
+            image: self.places.image,
         };
         self.push(Kernel::draw, [l, 1, 1], 512, 12 * room, &p);
         Ok(())
@@ -96,6 +98,7 @@ impl Cuda<'_> {
             pw: pw as i32,
             z: z as i32,
             unused: 0,
+            image: self.places.image,
         };
         let n = ph * pw * z;
         self.push(Kernel::enlarge, [n.div_ceil(256), 1, 1], 256, 0, &p);
@@ -112,6 +115,7 @@ impl Cuda<'_> {
                 nh: next.h.into(),
                 nw: next.w.into(),
                 unused: 0,
+                image: self.places.image,
             };
             let n = next.tokens() * z;
             self.push(Kernel::reduce, [n.div_ceil(128), 1, 1], 128, 0, &p);

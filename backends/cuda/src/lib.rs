@@ -51,13 +51,13 @@ pub fn probe() -> Result<Facts, Error> {
 /// What of the device's memory a backend holds, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
-    /// The plan's arena.
+    /// The plan's arena: of all images of a batch.
     pub arena: usize,
     /// The model file.
     pub weights: usize,
     /// Whether the weights are the host's own bytes, mapped (Jetson): they then count once.
     pub weights_shared: bool,
-    /// Beside the plan: the request, the logits of a whole scale, sums of products that several blocks share.
+    /// Beside the plan: requests, the logits of a whole scale, sums of products that several blocks share.
     pub extra: usize,
     /// What was not free before the first byte of these: the driver's context and kernels, and whatever other programs
     /// hold. Graphs come on top, made at the first image of a tier.
@@ -74,40 +74,32 @@ pub struct Cuda<'a> {
     /// Bytes of the last view.
     seen: Vec<u8>,
     weights: Arc<Memory>,
-    arena: Memory,
-    extra: Memory,
-    places: Extra,
+    /// What every image has for itself, one image behind the other: its arena, then what is beside the plan.
+    memory: Memory,
+    /// What all images share.
+    shared: Memory,
+    places: Places,
+    /// Images that are being made.
+    images: usize,
     driver: usize,
     device: Device,
 }
 
-/// Places in the memory beside the plan.
+/// Where the first image has what is not in its arena.
 #[derive(Clone, Copy, Debug)]
-struct Extra {
+struct Places {
     request: Ptr,
     forced: Ptr,
     logits: Ptr,
-    /// Sums of tiles that several blocks share, and how many of these are done: zeros between launches.
-    partial: Ptr,
-    arrived: Ptr,
     /// Rows of a strip, for decoders in float.
     floats: Ptr,
-    bytes: usize,
-}
-
-impl Extra {
-    /// The same, with memory that begins at `at`.
-    fn from(self, at: Ptr) -> Self {
-        Self {
-            request: self.request + at,
-            forced: self.forced + at,
-            logits: self.logits + at,
-            partial: self.partial + at,
-            arrived: self.arrived + at,
-            floats: self.floats + at,
-            ..self
-        }
-    }
+    /// Sums of tiles that several blocks share, and how many of these are done: zeros between launches. Of all images.
+    partial: Ptr,
+    arrived: Ptr,
+    /// From an image to the next.
+    image: u64,
+    /// Bytes of all arenas.
+    arena: usize,
 }
 
 impl<'a> Cuda<'a> {
@@ -137,11 +129,10 @@ impl<'a> Cuda<'a> {
         check(model, plan, &device.facts)?;
         let before = device.free()?;
         let total = device.facts.memory;
-        let places = extra(model, plan);
-        let arena = device.take(plan.bytes())?;
-        let extra = device.take(places.bytes)?;
-        let places = places.from(extra.at);
-        device.write(places.partial, &vec![0; queue::PARTIAL + queue::ARRIVED])?;
+        let memory = device.take(needs(model, plan)?)?;
+        let shared = device.take(queue::PARTIAL + queue::ARRIVED)?;
+        let places = places(model, plan, memory.at, shared.at);
+        device.write(shared.at, &vec![0; shared.bytes])?;
         let weights = match weights {
             Some(shared) => shared,
             None => Arc::new(device.map(model.bytes())?),
@@ -153,9 +144,10 @@ impl<'a> Cuda<'a> {
             held: None,
             seen: Vec::new(),
             weights,
-            arena,
-            extra,
+            memory,
+            shared,
             places,
+            images: 1,
             driver,
             device,
         })
@@ -167,16 +159,12 @@ impl<'a> Cuda<'a> {
     /// As [`Cuda::new`].
     pub fn prepare(&mut self, model: &Model<'a>, plan: &Plan) -> Result<(), Error> {
         check(model, plan, &self.device.facts)?;
-        let places = extra(model, plan);
-        for (need, got) in [(plan.bytes(), self.arena.bytes), (places.bytes, self.extra.bytes)] {
-            if need > got {
-                return Err(Error::Memory { need, got });
-            }
+        let (need, got) = (needs(model, plan)?, self.memory.bytes);
+        if need > got {
+            return Err(Error::Memory { need, got });
         }
         self.send(false)?;
-        self.places = places.from(self.extra.at);
-        // Where the sums of shared tiles are now, something else may have been.
-        self.device.write(self.places.partial, &vec![0; queue::PARTIAL + queue::ARRIVED])?;
+        self.places = places(model, plan, self.memory.at, self.shared.at);
         self.device.wait()
     }
 
@@ -188,10 +176,10 @@ impl<'a> Cuda<'a> {
     /// What it holds of the device's memory.
     pub fn footprint(&self) -> Footprint {
         Footprint {
-            arena: self.arena.bytes,
+            arena: self.places.arena,
             weights: self.weights.bytes,
             weights_shared: self.weights.shared(),
-            extra: self.extra.bytes,
+            extra: self.memory.bytes - self.places.arena + self.shared.bytes,
             driver: self.driver,
         }
     }
@@ -214,17 +202,24 @@ impl<'a> Cuda<'a> {
         self.device.wait()
     }
 
-    /// Writes a buffer of the plan, for tests.
+    /// Writes a buffer of image `image` of the plan, for tests.
     ///
     /// # Errors
-    /// The driver's; [`varmint_core::Error::PlanMismatch`] for more bytes than the buffer has.
-    pub fn write(&mut self, plan: &Plan, buf: Buf, bytes: &[u8]) -> Result<(), Error> {
+    /// The driver's; [`varmint_core::Error::PlanMismatch`] for more bytes than the buffer has, or an image that is not there.
+    pub fn write(
+        &mut self,
+        plan: &Plan,
+        image: usize,
+        buf: Buf,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
         self.send(false)?;
         let b = plan.buffer(buf);
-        if bytes.len() > b.size as usize {
+        if bytes.len() > b.size as usize || image >= plan.images() {
             return Err(varmint_core::Error::PlanMismatch.into());
         }
-        self.device.write(self.arena.at + u64::from(b.offset), bytes)?;
+        let at = self.memory.at + image as u64 * self.places.image + u64::from(b.offset);
+        self.device.write(at, bytes)?;
         self.device.wait()
     }
 
@@ -286,6 +281,7 @@ impl Backend for Cuda<'_> {
     }
 
     fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), varmint_core::Error> {
+        self.images = 1 + job.more.len();
         let done = self.stage(job, stage);
         if done.is_err() {
             self.queue.clear();
@@ -293,35 +289,45 @@ impl Backend for Cuda<'_> {
         Ok(done?)
     }
 
-    fn view(&mut self, plan: &Plan, buf: Buf) -> Result<&[u8], varmint_core::Error> {
+    fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], varmint_core::Error> {
+        if image >= plan.images() {
+            return Err(varmint_core::Error::PlanMismatch);
+        }
         self.send(false)?;
         let b = plan.buffer(buf);
         self.seen.resize(b.size as usize, 0);
-        self.device.read(self.arena.at + u64::from(b.offset), &mut self.seen)?;
+        let at = self.memory.at + image as u64 * self.places.image + u64::from(b.offset);
+        self.device.read(at, &mut self.seen)?;
         Ok(&self.seen)
     }
 }
 
-/// Offsets of what lies beside the plan.
-fn extra(model: &Model<'_>, plan: &Plan) -> Extra {
+/// Bytes that a plan's images need for themselves.
+fn needs(model: &Model<'_>, plan: &Plan) -> Result<usize, Error> {
+    let image = places(model, plan, 0, 0).image;
+    let all = usize::try_from(image).ok().and_then(|image| image.checked_mul(plan.images()));
+    all.ok_or(varmint_core::Error::PlanTooLarge.into())
+}
+
+/// What lies where, in memory that begins at `at` and in what is shared.
+fn places(model: &Model<'_>, plan: &Plan, at: Ptr, shared: Ptr) -> Places {
     let c = &model.shape.config;
     let up = |n: usize| n.div_ceil(256) as u64 * 256;
-    let request = 0;
+    let request = at + up(plan.image_bytes());
     let forced = request + up(size_of::<params::Request>());
     let logits = forced + up(2 * c.tokens());
     let rows = |k| plan.tier.rows(k) * c.scale(k).tokens();
     let most = (0..c.n_scales()).map(rows).max().unwrap_or(0);
-    let partial = logits + up(4 * most * c.vocab as usize);
-    let arrived = partial + up(queue::PARTIAL);
-    let floats = arrived + up(queue::ARRIVED);
+    let floats = logits + up(4 * most * c.vocab as usize);
     let d = model.shape.decoder(plan.tier.decoder);
     let strip = (0..d.n_layers()).filter(|&at| decode::has_floats(model, plan, at)).map(|at| {
         let (layer, level, _) = model.layer(plan.tier.decoder, at);
         let (h, w) = varmint_core::device::out_size(&model.shape, &plan.tier, layer, level);
         4 * plan.tier.strip.min(h) * w * decode::most_channels(layer)
     });
-    let bytes = floats + up(strip.max().unwrap_or(0));
-    Extra { request, forced, logits, partial, arrived, floats, bytes: bytes as usize }
+    let image = floats + up(strip.max().unwrap_or(0)) - at;
+    let (partial, arrived) = (shared, shared + queue::PARTIAL as u64);
+    Places { request, forced, logits, floats, partial, arrived, image, arena: plan.bytes() }
 }
 
 /// What of a plan only kernels do that no GPU has run yet.

@@ -84,6 +84,8 @@ impl Measure {
                     line: 0,
                     seg_len: k as i32,
                     seg_stride: 0,
+                    tall: 0,
+                    unused: 0,
                     partial: at + 3 * ROOM as u64,
                     arrived: at + (3 * ROOM + PARTIAL) as u64,
                     out: params::Out {
@@ -92,6 +94,7 @@ impl Measure {
                         row_scale: at,
                         out: at + 2 * ROOM as u64,
                         ldo: n as i32,
+                        per: m as i32,
                         ..Default::default()
                     },
                 };

@@ -54,6 +54,7 @@ pub(crate) fn wants(w: &Matrix<'_>) -> (i32, usize) {
 }
 
 impl Cuda<'_> {
+    /// Queues a kernel for every image: the grid is that of one.
     pub(crate) fn push<P: Pod>(
         &mut self,
         kernel: Kernel,
@@ -62,12 +63,13 @@ impl Cuda<'_> {
         shared: usize,
         params: &P,
     ) {
-        self.queue.push(Launch::new(kernel, grid, block, shared, params));
+        let [x, y, z] = grid;
+        self.queue.push(Launch::new(kernel, [x, y, z * self.images], block, shared, params));
     }
 
-    /// The address of a buffer.
+    /// The address of a buffer of the first image.
     pub(crate) fn at(&self, job: &Job<'_>, buf: Buf) -> Ptr {
-        self.arena.at + u64::from(job.plan.buffer(buf).offset)
+        self.memory.at + u64::from(job.plan.buffer(buf).offset)
     }
 
     /// The address of numbers of the model; 0 for none.
@@ -107,7 +109,7 @@ impl Cuda<'_> {
     }
 
     pub(crate) fn part(&self, p: KvPart) -> params::Part {
-        let at = |o: usize| self.arena.at + o as u64;
+        let at = |o: usize| self.memory.at + o as u64;
         params::Part {
             k: at(p.k),
             v: at(p.v),
@@ -142,8 +144,9 @@ impl Cuda<'_> {
         if to.mode == dtype::F32 {
             to.stride = stride as i32;
         } else {
-            let p = params::QuantizeRows { x, to, k: k as i32, stride: stride as i32 };
-            self.push(Kernel::quantize_rows, [m, 1, 1], 256, 4 * k, &p);
+            let (k, stride, image) = (k as i32, stride as i32, self.places.image);
+            let p = params::QuantizeRows { x, to, k, stride, image };
+            self.push(Kernel::quantize_rows, [m, 1, 1], 256, 4 * k as usize, &p);
         }
         Input::rows(to, m, k)
     }
@@ -159,6 +162,9 @@ impl Cuda<'_> {
     ) -> Result<(), Error> {
         let (n, m, k) = (lin.bias.len(), x.m, x.k());
         o.bias = self.of(lin.bias)?;
+        (o.per, o.image) = (m as i32, if self.images > 1 { self.places.image } else { 0 });
+        // Rows of all images make one product.
+        let all = m * self.images;
         if o.range == 0 {
             o.row_scale = x.q.scale;
         }
@@ -169,7 +175,7 @@ impl Cuda<'_> {
                     a: x.q.q,
                     plane: x.q.plane,
                     w: self.of(w)?,
-                    m: m as i32,
+                    m: all as i32,
                     n: n as i32,
                     k: k as i32,
                     width: x.width as i32,
@@ -177,6 +183,8 @@ impl Cuda<'_> {
                     line: x.line as i32,
                     seg_len: x.seg_len as i32,
                     seg_stride: x.seg_stride as i32,
+                    tall: 0,
+                    unused: 0,
                     partial: self.places.partial,
                     arrived: self.places.arrived,
                     out: o,
@@ -188,10 +196,10 @@ impl Cuda<'_> {
                 o.scale = self.of(scale)?;
                 let (w, group) = (self.of(w)?, self.of(group)?);
                 let (a, stride) = (x.q.q, x.q.stride);
-                let (mi, ni, ki) = (m as i32, n as i32, k as i32);
+                let (mi, ni, ki) = (all as i32, n as i32, k as i32);
                 let p = params::Gemm4 { a, w, group, m: mi, n: ni, k: ki, stride, out: o };
-                let grid = [n.div_ceil(8), m.div_ceil(32), 1];
-                self.push(Kernel::gemm_4bit, grid, 256, 0, &p);
+                let grid = [n.div_ceil(8), all.div_ceil(32), 1];
+                self.queue.push(Launch::new(Kernel::gemm_4bit, grid, 256, 0, &p));
             }
             Data::F32(_) | Data::F16(_) => {
                 // Rows and GELU go where they belong; the rest takes a detour.
@@ -211,6 +219,7 @@ impl Cuda<'_> {
                     seg_stride: x.seg_stride as i32,
                     ldo,
                     unused: 0,
+                    image: self.places.image,
                 };
                 self.push(Kernel::gemm_float, [n.div_ceil(32), m.min(4096), 1], 256, 0, &p);
                 self.finish(&o, to, m, n);
@@ -235,6 +244,7 @@ impl Cuda<'_> {
                     mode: o.mode,
                     gate_stride: o.gate_stride,
                     unused: 0,
+                    image: self.places.image,
                 };
                 self.push(Kernel::finish_rows, [n.div_ceil(128), m, 1], 128, 0, &p);
             }
@@ -249,6 +259,7 @@ impl Cuda<'_> {
                     at: 0,
                     store: o.store,
                     base: o.base,
+                    image: self.places.image,
                 };
                 self.push(Kernel::store_map, [total.div_ceil(256), 1, 1], 256, 0, &p);
             }
@@ -260,7 +271,7 @@ impl Cuda<'_> {
 pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch {
     let multiprocessors = facts.multiprocessors;
     let (m, n, k) = (p.m as usize, p.n as usize, p.k as usize);
-    let plain = p.width == p.m && p.seg_len == p.k;
+    let plain = p.width == p.out.per && p.seg_len == p.k;
     if plain && m <= 16 {
         let kernel = match (k < 2048, wide) {
             (true, false) => Kernel::gemm_few,
@@ -272,6 +283,7 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch
     }
     let steps = [p.stride, p.line, p.seg_len, p.seg_stride, p.k];
     let by16 = steps.iter().all(|v| v % 16 == 0) && (p.a | p.plane).is_multiple_of(16);
+
     let others = if facts.tensor() { &TILES[..3] } else { &TILES[2..3] };
     let any = &TILES[3];
     let mut best = (any, 1, f64::INFINITY);
@@ -299,8 +311,12 @@ pub(crate) fn gemm_launch(p: &params::Gemm, wide: bool, facts: &Facts) -> Launch
     }
     let (t, split, _) = best;
     let kernel = if wide { t.wide } else { t.narrow };
-    let grid = [n.div_ceil(t.bn), m.div_ceil(t.bm), split];
-    Launch::new(kernel, grid, t.threads[usize::from(wide)], t.shared(wide), p)
+    let (x, y) = (n.div_ceil(t.bn), m.div_ceil(t.bm));
+    // Neighbours share rows, unless there are more of these than a grid's second dimension has room for.
+    let tall = y > 65_535;
+    let grid = if tall { [y, x, split] } else { [x, y, split] };
+    let p = params::Gemm { tall: tall.into(), ..*p };
+    Launch::new(kernel, grid, t.threads[usize::from(wide)], t.shared(wide), &p)
 }
 
 /// Blocks that may share a tile's inputs.
@@ -416,7 +432,7 @@ mod tests {
         ];
         let large = [Kernel::gemm_128x128, Kernel::gemm_128x128_wide, Kernel::gemm_128x64];
         for f in &devices {
-            for m in [1, 2, 16, 17, 50, 128, 512, 4096, 65_536] {
+            for m in [1, 2, 16, 17, 50, 128, 512, 4096, 65_536, 64 * 65_536] {
                 for (n, k) in [(3, 1440), (64, 36), (160, 1440), (1024, 4096), (4096, 1024)] {
                     for wide in [false, true] {
                         let p = params::Gemm {
@@ -426,6 +442,7 @@ mod tests {
                             width: m,
                             stride: k,
                             seg_len: k,
+                            out: params::Out { per: m, ..Default::default() },
                             partial: 1 << 20,
                             arrived: 2 << 20,
                             ..Default::default()
@@ -433,7 +450,11 @@ mod tests {
                         let l = gemm_launch(&p, wide, f);
                         let t = TILES.iter().find(|t| l.kernel == t.narrow || l.kernel == t.wide);
                         let (bm, bn) = t.map_or((16, 8), |t| (t.bm, t.bn));
-                        let [x, y, z] = l.grid.map(|g| g as usize);
+                        let [mut x, mut y, z] = l.grid.map(|g| g as usize);
+                        assert!(y <= 65_535, "{l:?}");
+                        if (m as usize).div_ceil(bm) > 65_535 {
+                            (x, y) = (y, x);
+                        }
                         assert!(x * bn >= n as usize && (x - 1) * bn < n as usize, "{l:?}");
                         assert!(y * bm >= m as usize && (y - 1) * bm < m as usize, "{l:?}");
                         assert!(l.shared as usize <= f.shared_memory, "{l:?}");

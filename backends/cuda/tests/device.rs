@@ -93,14 +93,15 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize, usi
     }
 }
 
-/// Runs the reference and the GPU side by side, one stage at a time. After a difference the GPU goes on with what the
+/// Runs the reference and the GPU side by side, one stage of a batch at a time. After a difference the GPU goes on with what the
 /// reference has, so that every stage that is wrong shows by itself. An error for a tier that only a CPU runs.
 fn lockstep(
     model: &Model<'_>,
     tier: &Tier,
-    request: Request<'_>,
+    requests: &[Request<'_>],
 ) -> Result<Vec<String>, &'static str> {
     let plan = Plan::new(&model.shape, &varmint_cuda::tier(model, tier)).unwrap();
+    let plan = plan.batch(requests.len()).unwrap();
     let mut memory = ram(plan.bytes());
     let mut host = Host::new(Scalar, bytemuck::cast_slice_mut(&mut memory), &plan).unwrap();
     let mut cuda = match Cuda::new(model, &plan) {
@@ -108,7 +109,7 @@ fn lockstep(
         cuda => cuda.unwrap(),
     };
     cuda.set_graphs(false);
-    let job = Job { model, plan: &plan, request: &request };
+    let job = Job { model, plan: &plan, request: &requests[0], more: &requests[1..] };
     let mut wrong = Vec::new();
     let mut stage = Stage::START;
     // Buffers that neither side writes whole begin alike.
@@ -116,8 +117,10 @@ fn lockstep(
     let caches = (0..16).flat_map(|j| [Buf::Kv(0, j), Buf::Kv(1, j)]);
     for buf in same.into_iter().chain(caches) {
         if plan.buffer(buf).size > 0 {
-            let bytes = host.view(&plan, buf).unwrap().to_vec();
-            cuda.write(&plan, buf, &bytes).unwrap();
+            for image in 0..requests.len() {
+                let bytes = host.view(&plan, image, buf).unwrap().to_vec();
+                cuda.write(&plan, image, buf, &bytes).unwrap();
+            }
         }
     }
     while stage != Stage::Done {
@@ -126,12 +129,14 @@ fn lockstep(
             wrong.push(format!("{stage:?}: {e}"));
             return Ok(wrong);
         }
-        for (buf, from, to) in written(model, &plan, stage) {
+        let written = written(model, &plan, stage);
+        let each = written.iter().flat_map(|w| (0..requests.len()).map(move |image| (w, image)));
+        for (&(buf, from, to), image) in each {
             if plan.buffer(buf).size == 0 {
                 continue;
             }
-            let want = host.view(&plan, buf).unwrap()[from..to].to_vec();
-            let got = match cuda.view(&plan, buf) {
+            let want = host.view(&plan, image, buf).unwrap()[from..to].to_vec();
+            let got = match cuda.view(&plan, image, buf) {
                 Ok(got) => &got[from..to],
                 Err(e) => {
                     wrong.push(format!("{stage:?} {buf:?}: {e}"));
@@ -146,21 +151,23 @@ fn lockstep(
                     x.get(i..i + 4).map_or(0.0, |b| f32::from_le_bytes(b.try_into().unwrap()))
                 };
                 wrong.push(format!(
-                    "{stage:?} {buf:?}: {count} of {} bytes, first at {at}: {:#04x} {} for {:#04x} {}",
+                    "{stage:?} {buf:?} of image {image}: {count} of {} bytes, first at {at}: {:#04x} {} for {:#04x} {}",
                     want.len(),
                     got[at],
                     f(got),
                     want[at],
                     f(&want)
                 ));
-                let whole = host.view(&plan, buf).unwrap().to_vec();
-                cuda.write(&plan, buf, &whole).unwrap();
+                let whole = host.view(&plan, image, buf).unwrap().to_vec();
+                cuda.write(&plan, image, buf, &whole).unwrap();
             }
         }
         if let Stage::Decode { pass: Pass::Scan, .. } = stage {
             // Narrow layers leave the rest of a row as it was.
-            let bytes = host.view(&plan, Buf::Stats).unwrap().to_vec();
-            cuda.write(&plan, Buf::Stats, &bytes).unwrap();
+            for image in 0..requests.len() {
+                let bytes = host.view(&plan, image, Buf::Stats).unwrap().to_vec();
+                cuda.write(&plan, image, Buf::Stats, &bytes).unwrap();
+            }
         }
         stage = stage.next(&model.shape, &plan.tier);
     }
@@ -188,7 +195,7 @@ fn every_stage_is_the_reference_s() {
         for tier in model.tiers() {
             let [request, other] = requests(&model);
             let request = if tier.index == 0 { request } else { other };
-            let found = match lockstep(&model, &tier, request) {
+            let found = match lockstep(&model, &tier, &[request]) {
                 Ok(found) => found,
                 Err(why) => {
                     eprintln!("{name} {}: not on the GPU: {why}", tier.name());
@@ -208,6 +215,21 @@ fn every_stage_is_the_reference_s() {
     assert!(wrong.is_empty(), "{} stages differ", wrong.len());
 }
 
+/// The same for three images at once, each with a request of its own.
+#[test]
+fn every_stage_of_a_batch_is_the_reference_s() {
+    if !gpu() {
+        return;
+    }
+    let file = ModelFile::open(fixture("emoji-micro.vmt")).unwrap();
+    let model = file.model().unwrap();
+    let [a, b] = requests(&model);
+    let c = Request { labels: [None; 4], seed: 5, ..a };
+    let found = lockstep(&model, &model.tier_at(0).unwrap(), &[a, b, c]).unwrap();
+    found.iter().take(12).for_each(|f| eprintln!("    {f}"));
+    assert!(found.is_empty(), "{} stages differ", found.len());
+}
+
 /// What the shipped models do not have: float and 4-bit weights, and with them float caches.
 #[cfg(feature = "experimental")]
 #[test]
@@ -225,7 +247,7 @@ fn other_numbers_are_the_reference_s() {
         synth(&path, &shape, numbers, shape.full_tier(numbers)).unwrap();
         let file = ModelFile::open(&path).unwrap();
         let model = file.model().unwrap();
-        let found = lockstep(&model, &model.tier_at(0).unwrap(), requests(&model)[1]).unwrap();
+        let found = lockstep(&model, &model.tier_at(0).unwrap(), &requests(&model)).unwrap();
         eprintln!("{numbers:?}: {} stages differ", found.len());
         found.iter().take(12).for_each(|f| eprintln!("    {f}"));
         wrong.extend(found);
@@ -286,6 +308,40 @@ fn pictures_are_the_cpu_s() {
     assert_eq!(wrong, 0);
 }
 
+/// Batches, whole and not, are the pictures one by one.
+#[test]
+fn pictures_of_a_batch_are_the_cpu_s() {
+    if !gpu() {
+        return;
+    }
+    for (name, tier) in [("tiny.vmt", None), ("emoji-64.vmt", Some("lite"))] {
+        let file = ModelFile::open(fixture(name)).unwrap();
+        let model = file.model().unwrap();
+        let tier = tier.map_or(model.tier_at(0), |t| model.tier(t)).unwrap();
+        let [a, b] = requests(&model);
+        let all = [a, b, Request { seed: 77, ..b }];
+        let mut engine = Engine::new(&model, &tier).unwrap();
+        engine.set_cpu(Cpu::detect().parallel());
+        let want: Vec<_> = all.iter().map(|&r| engine.generate(r).unwrap().rgb).collect();
+        let plan = Plan::new(&model.shape, &varmint_cuda::tier(&model, &tier)).unwrap();
+        let plan = plan.batch(3).unwrap();
+        let cuda = Cuda::new(&model, &plan).unwrap();
+        let mut g = Generator::batch(&model, &plan, cuda, &all).unwrap();
+        for n in [3, 2, 3] {
+            g.reset_batch(&all[..n]).unwrap();
+            let mut got = vec![Vec::new(); n];
+            loop {
+                match g.step().unwrap() {
+                    Step::Rows(rows) => got[rows.image].extend_from_slice(rows.rgb),
+                    Step::Done => break,
+                    _ => {}
+                }
+            }
+            assert!(got == want[..n], "{name}: a picture of {n} differs");
+        }
+    }
+}
+
 #[test]
 fn an_image_that_is_given_up_leaves_nothing() {
     if !gpu() {
@@ -328,8 +384,16 @@ fn plans_that_do_not_fit_are_refused() {
     assert!(lite.bytes() < full.bytes());
     let mut cuda = Cuda::new(&model, &lite).unwrap();
     let got = cuda.prepare(&model, &full);
-    let want = varmint_cuda::Error::Memory { need: full.bytes(), got: lite.bytes() };
-    assert_eq!(got, Err(want));
+    match got {
+        // With what every image has beside its arena.
+        Err(varmint_cuda::Error::Memory { need, got }) => {
+            assert!(need > full.bytes() && got >= lite.bytes() && need > got, "{need} {got}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let batch = full.batch(1 << 15).unwrap();
+    let got = Cuda::new(&model, &batch).map(|_| ());
+    assert!(matches!(got, Err(varmint_cuda::Error::Memory { .. })), "{got:?}");
 }
 
 /// Runs everywhere: there is a reason, and it is a sentence.

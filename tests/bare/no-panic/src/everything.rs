@@ -12,7 +12,7 @@ use varmint_core::sample::{draw, threshold};
 use varmint_core::tensor::{Data, Layer, Matrix};
 use varmint_core::{
     Budget, Buf, Encoder, Encoding, Error, Generator, Host, Model, Ops, Pass, Plan, Scalar, Stage,
-    Tier, edit, num, scalar, tensor,
+    Step, Tier, edit, num, scalar, tensor,
 };
 
 use crate::{any, any_float, file, ram, request, show};
@@ -66,6 +66,7 @@ fn errors() -> Result<(), Error> {
         6 => Error::Backend(any() as u32),
         7 => Error::BadImage { need: any(), got: any() },
         8 => Error::WrongEncoder,
+        9 => Error::BadBatch { need: any(), got: any() },
         _ => return Ok(()),
     })
 }
@@ -163,6 +164,17 @@ fn models(ops: impl Ops + Copy) -> Result<(), Error> {
     stages(&model, &named, g.stage());
     show_number(g.tokens()?.iter().map(|&t| t as usize).sum());
     g.view(buf())?.iter().for_each(|&v| show(v));
+
+    let plan = plan.batch(any())?;
+    show_number(plan.images() + plan.image_bytes() + plan.image_macs() as usize);
+    let requests = [request(&model), request(&model)];
+    let host = Host::new(ops, ram(), &plan)?;
+    let mut g = Generator::batch(&model, &plan, host, &requests)?;
+    if let Step::Rows(rows) = g.step()? {
+        show_number(rows.image);
+    }
+    g.reset_batch(requests.get(any()..).unwrap_or(&requests))?;
+    g.tokens_of(any())?.iter().for_each(|&t| show(t as u8));
     Ok(())
 }
 
