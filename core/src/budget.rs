@@ -50,7 +50,7 @@ impl Budget {
 
     /// The first limit that a plan exceeds, and what it needs there.
     fn first_over(&self, plan: &Plan) -> Option<(Limit, u64)> {
-        let (ram, step, image) = (plan.bytes() as u64, plan.max_step_macs(), plan.total_macs());
+        let (ram, step, image) = (plan.bytes() as u64, plan.max_step_macs(), plan.image_macs());
         if ram > self.ram as u64 {
             Some((Limit::Ram, ram))
         } else if step > self.step_macs {
@@ -113,7 +113,7 @@ impl Model<'_> {
 
 impl Plan {
     /// Bytes of keys and values that live while scale `k` runs: the caches of all blocks that run
-    /// now or later, and those of the scale itself where it is a block's last (never cached).
+    /// now or later, and those of the scale itself where it is a block's last (never cached). Of all images of a batch.
     ///
     /// A cache has its full size from the first scale of its transformer on, so this falls when blocks or
     /// guidance end, and changes where a refiner takes over.
@@ -125,7 +125,7 @@ impl Plan {
             sum += live(self.buffer(Buf::Kv(0, j)), tick) + live(self.buffer(Buf::Kv(1, j)), tick);
             j += 1;
         }
-        sum
+        sum * self.images()
     }
 
     /// The largest [`Plan::cache_at`] of all scales, in bytes: the cache's part of the arena.

@@ -19,6 +19,8 @@ Examples:
     varmint plan --board all emoji-64.vmt
   Does any tier run on this one? (exit code 1 if not; with --tier, if that one does not)
     varmint plan --board cortex-m-256k emoji-micro.vmt
+  And for eight images at once?
+    varmint plan emoji-64.vmt --batch 8
   For scripts:
     varmint plan emoji-64.vmt --tier int8 --json | jq .[0].arena_bytes";
 
@@ -34,6 +36,9 @@ pub(crate) struct Args {
     /// Only this tier [default: all].
     #[arg(long)]
     tier: Option<String>,
+    /// For so many images at once.
+    #[arg(long, value_name = "IMAGES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
     /// Bytes of RAM that the arena may have: exit code 1 if a shown tier needs more.
     #[arg(long, value_name = "BYTES")]
     budget: Option<usize>,
@@ -57,7 +62,7 @@ impl Args {
         // A tier that cannot be planned does not hide the others.
         let (mut plans, mut failed) = (Vec::new(), Vec::new());
         for tier in tiers {
-            match Plan::new(&model.shape, &tier) {
+            match Plan::new(&model.shape, &tier).and_then(|plan| plan.batch(self.batch.into())) {
                 Ok(plan) => plans.push(plan),
                 Err(e) => failed.push(format!("tier {}: {e}", tier.name())),
             }
@@ -113,7 +118,10 @@ fn print(model: &Model<'_>, plan: &Plan) -> anyhow::Result<()> {
     println!("  of it, cache  {}", exact(plan.cache_bytes()));
     println!("  lower bound   {}", exact(plan.floor()));
     println!("  weights       {}", exact(model.file_bytes()));
-    println!("  work          {:.2} million MACs per image", plan.total_macs() as f64 / 1e6);
+    if plan.images() > 1 {
+        println!("  images        {} at once, {} each", plan.images(), exact(plan.image_bytes()));
+    }
+    println!("  work          {:.2} million MACs per image", plan.image_macs() as f64 / 1e6);
     println!("  largest step  {:.2} million MACs", plan.max_step_macs() as f64 / 1e6);
     println!();
     let mut picture = String::new();
@@ -134,6 +142,7 @@ fn describe(model: &Model<'_>, plan: &Plan) -> serde_json::Value {
         .collect();
     json!({
         "tier": plan.tier.name(),
+        "images": plan.images(),
         "arena_bytes": plan.bytes(),
         "floor_bytes": plan.floor(),
         "cache_bytes": plan.cache_bytes(),
