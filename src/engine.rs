@@ -152,6 +152,13 @@ impl<'m> Engine<'m> {
         Ops::name(&self.cpu)
     }
 
+    /// Height and width of an image.
+    pub fn size(&self) -> (usize, usize) {
+        let (shape, latent) = (&self.model.shape, self.model.shape.config.latent());
+        let f = shape.decoder(self.plan.tier.decoder).factor();
+        (latent.h as usize * f, latent.w as usize * f)
+    }
+
     /// The plan of the current tier.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -249,7 +256,7 @@ impl<'m> Engine<'m> {
         kept: Option<&Encoded>,
         mut on: impl FnMut(Event<'_>),
     ) -> Result<Vec<Image>, Error> {
-        let scales = self.model.shape.config.n_scales();
+        let (scales, size) = (self.model.shape.config.n_scales(), self.size());
         // Plans of scales at which it went down, and tokens that were found on the way: the generator borrows them.
         let lowered = vec![OnceCell::new(); scales];
         let given = vec![OnceCell::new(); scales];
@@ -268,7 +275,7 @@ impl<'m> Engine<'m> {
             }
         }
         let mut generator = Generator::batch(self.model, &self.plan, backend, requests)?;
-        let (height, width) = generator.size();
+        let (height, width) = size;
         let empty = Image { width, height, rgb: Vec::new(), tokens: Vec::new() };
         let mut images = vec![empty; requests.len()];
         loop {

@@ -42,7 +42,7 @@ pub use encode::{Encoded, encode};
 #[cfg(feature = "std")]
 pub use engine::{Engine, Event};
 #[cfg(feature = "std")]
-pub use image::Image;
+pub use image::{Image, PngRows};
 #[cfg(feature = "std")]
 pub use labels::{LabelError, find_label};
 #[cfg(feature = "std")]

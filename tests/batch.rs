@@ -2,9 +2,14 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::rc::Rc;
+
 use common::{Ram, image, request, tiny};
 use varmint::{
-    Budget, Buf, Engine, Error, Event, Generator, Host, Image, Model, Plan, Request, Scalar, Step,
+    Budget, Buf, Engine, Error, Event, Generator, Host, Image, Model, Plan, PngRows, Request,
+    Scalar, Step,
 };
 
 /// Three requests that have little in common.
@@ -172,4 +177,58 @@ fn what_no_batch_can_be_is_refused() {
     assert_eq!(g.tokens_of(2).map(|_| ()), Err(Error::PlanMismatch));
     assert_eq!(g.tokens_of(usize::MAX).map(|_| ()), Err(Error::PlanMismatch));
     assert!(g.view(Buf::FHat).is_ok());
+}
+
+/// A file in memory that the test can read, too.
+#[derive(Clone, Default)]
+struct Shared(Rc<RefCell<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Pixels of a PNG.
+fn pixels(file: &[u8]) -> Vec<u8> {
+    let mut reader = png::Decoder::new(io::Cursor::new(file)).read_info().unwrap();
+    let mut all = vec![0; reader.output_buffer_size().unwrap()];
+    reader.next_frame(&mut all).unwrap();
+    all
+}
+
+#[test]
+fn rows_become_files_as_they_come() {
+    let file = tiny();
+    let model = file.model().unwrap();
+    let all = three(&model);
+    let mut tier = model.tier_at(0).unwrap();
+    tier.strip = 3; // no divisor of the height: the last rows are fewer
+    let mut engine = Engine::batch(&model, &tier, 3).unwrap();
+    let files = [(); 3].map(|()| Shared::default());
+    let size = engine.size();
+    let mut streams = files.clone().map(|f| PngRows::new(f, size).unwrap());
+    let mut other = PngRows::new(Vec::new(), size).unwrap();
+    let images = engine.generate_batch(&all, |event| {
+        if let Event::Rows(rows) = event {
+            streams[rows.image].push(rows).unwrap();
+            let again = streams[rows.image].push(rows).unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::InvalidInput, "{again}");
+            if rows.y == 0 && rows.image == 0 {
+                other.push(rows).unwrap();
+            }
+        }
+    });
+    let images = images.unwrap();
+    streams.into_iter().for_each(|s| s.finish().unwrap());
+    for (file, image) in files.iter().zip(images) {
+        assert_eq!(pixels(&file.0.borrow()), image.rgb);
+    }
+    let error = other.finish().unwrap_err();
+    assert_eq!(error.to_string(), format!("3 of {} rows were written", size.0));
+    assert!(PngRows::new(Vec::new(), (0, 4)).is_err());
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use varmint::Sampling;
@@ -17,7 +17,8 @@ use varmint::Sampling;
   jetson_gen --class 812 --style noto --count 16 --seed 7 --out sixteen.png
   jetson_gen --model my.vmt --tier int8 --json
   jetson_gen --device cuda                            on an NVIDIA GPU, or an error
-  jetson_gen --device cuda --batch 16                 sixteen pictures at once")]
+  jetson_gen --device cuda --class pizza --count 64 --batch 16 --out pictures/
+                                                      sixteen pictures at once, a file each")]
 pub(crate) struct Args {
     /// Model file (.vmt) in place of the one inside the program
     #[arg(long)]
@@ -62,7 +63,7 @@ pub(crate) struct Args {
     /// Pictures made at once: the same ones, in an arena for so many; on a GPU they take less time together
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) batch: u16,
-    /// PNG to write
+    /// PNG to write; a folder (`pictures/`) gets one for every picture, written row by row as these are made
     #[arg(long, default_value = "varmint.png")]
     pub(crate) out: PathBuf,
     /// Show the latent after each scale
@@ -95,6 +96,12 @@ fn finite(text: &str) -> Result<f32, String> {
 }
 
 impl Args {
+    /// The folder for the pictures, if it is to be one.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        let slash = self.out.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
+        (slash || self.out.is_dir()).then_some(&self.out)
+    }
+
     /// Applies what was given to the model's defaults.
     pub(crate) fn sampling(&self, s: &mut Sampling) {
         s.guidance = self.guidance.unwrap_or(s.guidance);

@@ -7,13 +7,15 @@ mod board;
 mod report;
 mod terminal;
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use varmint::{Cpu, Engine, Event, Image, Isa, Model, ModelFile, Request, Tier};
+use varmint::{Cpu, Engine, Event, Image, Isa, Model, ModelFile, PngRows, Request, Tier};
 
 use args::{Args, Choice};
 use report::{Report, Timing};
@@ -71,6 +73,10 @@ fn run(args: &Args) -> Result<()> {
     let mut engine = choose_engine(&model, &tier, args)?;
     let (cells, columns) = choose_cells(&model, args)?;
 
+    if let Some(folder) = args.folder() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     let start = begun.elapsed();
 
     // Poison, so that what a run touches can be told from what it was given.
@@ -80,20 +86,20 @@ fn run(args: &Args) -> Result<()> {
     let bar = progress_bar(args, engine.plan().image_macs() * cells.len() as u64);
     for some in cells.chunks(args.batch.into()) {
         bar.set_prefix(format!("{}/{}", images.len() + some.len(), cells.len()));
-        let (made, timing) = make(&model, &mut engine, some, args, &bar, images.len() as u64)?;
+        let (made, timing) = make(&model, &mut engine, some, args, &bar, images.len())?;
         images.extend(made);
         timings.push(timing);
     }
     bar.finish_and_clear();
     let touched = engine.arena().iter().rposition(|&b| b != 0xA5).map_or(0, |at| at + 1);
 
-    let sheet = match images.as_slice() {
-        [one] => one.clone(),
-        many => Image::sheet(many, columns, 2),
-    };
-    let to = std::fs::File::create(&args.out)
-        .with_context(|| format!("cannot write {}", args.out.display()))?;
-    sheet.write_png(std::io::BufWriter::new(to))?;
+    if args.folder().is_none() {
+        let sheet = match images.as_slice() {
+            [one] => one.clone(),
+            many => Image::sheet(many, columns, 2),
+        };
+        sheet.write_png(create(&args.out)?)?;
+    }
 
     let report = Report::new(&model, &engine, &tier, (start, &timings), touched, &args.out);
     if args.json {
@@ -105,6 +111,11 @@ fn run(args: &Args) -> Result<()> {
         print!("{report}");
     }
     Ok(())
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>> {
+    let file = File::create(path);
+    Ok(BufWriter::new(file.with_context(|| format!("cannot write {}", path.display()))?))
 }
 
 fn progress_bar(args: &Args, total: u64) -> ProgressBar {
@@ -125,7 +136,7 @@ fn make(
     cells: &[Cell],
     args: &Args,
     bar: &ProgressBar,
-    index: u64,
+    first: usize,
 ) -> Result<(Vec<Image>, Timing)> {
     let request = |cell: &Cell| {
         let mut request = Request::new(model);
@@ -134,7 +145,15 @@ fn make(
         request
     };
     let requests: Vec<Request<'_>> = cells.iter().map(request).collect();
-    let base = index * engine.plan().image_macs();
+    let base = first as u64 * engine.plan().image_macs();
+    // With a folder, a file each: named by number, and written while it is made.
+    let png = |(folder, i): (&Path, usize)| {
+        let path = folder.join(format!("{:04}.png", first + i + 1));
+        PngRows::new(create(&path)?, engine.size()).map_err(anyhow::Error::from)
+    };
+    let files = args.folder().into_iter().flat_map(|f| (0..cells.len()).map(move |i| (f, i)));
+    let mut files = files.map(png).collect::<Result<Vec<_>>>()?;
+    let mut written = Ok(());
     let scales = model.shape.config.n_scales();
     let mut timing = Timing { images: cells.len(), ..Timing::default() };
     let mut last = Instant::now();
@@ -158,8 +177,14 @@ fn make(
                 format!("scale {next} of {scales}")
             });
         }
-        Event::Rows(r) => bar.set_position(base + r.progress.done),
+        Event::Rows(r) => {
+            bar.set_position(base + r.progress.done);
+            if let (Some(file), Ok(())) = (files.get_mut(r.image), &written) {
+                written = file.push(r);
+            }
+        }
     })?;
+    written.and_then(|()| files.into_iter().try_for_each(PngRows::finish))?;
     timing.decoder = last.elapsed();
     Ok((images, timing))
 }
