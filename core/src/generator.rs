@@ -240,11 +240,8 @@ impl<'a, B: Backend> Generator<'a, B> {
     /// change.
     ///
     /// # Errors
-    /// [`Error::BadTokens`]; [`Error::Unsupported`] by a backend that has read them already. The old ones then stay.
+    /// [`Error::BadTokens`]; the old ones then stay.
     pub fn set_tokens(&mut self, tokens: Option<&'a [u16]>) -> Result<(), Error> {
-        if !self.backend.reads_tokens_late() && self.stage != Stage::START {
-            return Err(Error::Unsupported);
-        }
         let request = Request { tokens, ..self.request };
         request.check(self.model)?;
         self.request = request;

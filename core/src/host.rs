@@ -50,11 +50,6 @@ pub trait Backend {
     /// # Errors
     /// As `run`.
     fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error>;
-
-    /// Whether given tokens are read at every draw, not once at an image's start.
-    fn reads_tokens_late(&self) -> bool {
-        true
-    }
 }
 
 /// A backend that someone else owns.
@@ -69,10 +64,6 @@ impl<B: Backend + ?Sized> Backend for &mut B {
 
     fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error> {
         (**self).view(plan, image, buf)
-    }
-
-    fn reads_tokens_late(&self) -> bool {
-        (**self).reads_tokens_late()
     }
 }
 

@@ -82,8 +82,12 @@ extern "C" __global__ void __launch_bounds__(512) draw(const __grid_constant__ D
     u16 *tokens = in_image(p.tokens, offset);
     after_previous();
     if (req.forced) {
-        if (tid == 0) tokens[token] = in_image(p.forced, offset)[token];
-        return;
+        // What is no code says: draw.
+        u16 given = in_image(p.forced, offset)[token];
+        if (given < v) {
+            if (tid == 0) tokens[token] = given;
+            return;
+        }
     }
     float *x = in_image(p.logits, offset) + (u64)token * v;
     const float *y = x + (u64)p.l * v;

@@ -29,6 +29,26 @@ extern "C" __global__ void setup(const __grid_constant__ Setup p) {
     in_image(p.act, offset)[row * p.w + c] = silu(v);
 }
 
+// Stage::Ada where the projection was multiplied out: a row of a table, cols values, to every `stride` of `out`.
+struct BakedRows {
+    const Request *req;
+    float *out;
+    Table table;
+    int none, stride;
+    u64 image;
+};
+
+extern "C" __global__ void baked_rows(const __grid_constant__ BakedRows p) {
+    int c = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    after_previous();
+    if (c >= p.table.cols) return;
+    u64 offset = this_image(p.image);
+    int label = in_image(p.req, offset)->labels[0];
+    // 0 and more, as Matrix::add_row: -0 becomes 0.
+    float v = 0.0f + table_value(p.table, row == 0 && label >= 0 ? label : p.none, c);
+    in_image(p.out, offset)[(u64)row * p.stride + c] = v;
+}
+
 // x[row, i] += add[i] for the first n of every row.
 struct AddVector {
     float *x;

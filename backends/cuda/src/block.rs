@@ -4,6 +4,7 @@
 use varmint_core::config::MAX_TABLES;
 use varmint_core::device::{kv, second_row};
 use varmint_core::model::{Ada, BlockWeights, Linear};
+use varmint_core::tensor::Matrix;
 use varmint_core::{Aln, Buf, Error as CoreError, Job, Request, Store, Tile};
 
 use crate::device::Kernel;
@@ -83,9 +84,8 @@ impl Cuda<'_> {
             // Whatever an image that was given up left behind.
             self.queue.clear();
             self.held = None;
-            for (image, request) in job.requests().enumerate() {
-                self.request(job, image, request)?;
-            }
+            self.sent.clear();
+            self.requests(job)?;
             let latent = c.latent();
             let (n, l) = (latent.tokens() * c.cvae as usize, c.tokens());
             let p = params::Clear {
@@ -115,39 +115,20 @@ impl Cuda<'_> {
         Ok(())
     }
 
-    /// The request of an image as the kernels read it.
-    fn request(&mut self, job: &Job<'_>, image: usize, r: &Request<'_>) -> Result<(), Error> {
-        let s = &r.sampling;
-        let vocab = job.model.shape.config.vocab;
-        if r.tokens.is_some_and(|all| all.iter().any(|&t| t as u32 >= vocab)) {
-            return Err(Error::Unsupported("editing: of given tokens all stay, or none are given"));
-        }
-        let c = &job.model.shape.config;
-        let scales = c.n_scales();
-        let mut p = params::Request {
-            seed: r.seed,
-            tail: 1.0 - s.top_p as f64,
-            labels: r.labels.map(|l| l.map_or(-1, |l| l as i32)),
-            forced: r.tokens.is_some().into(),
-            top_k: s.top_k,
-            top_p: s.top_p,
-            temperature: s.temperature,
-            ..Default::default()
-        };
-        for (k, mix) in p.mix.iter_mut().enumerate().take(scales) {
-            // As `sample::draw`: the strength is a double, rounded at the multiplication.
-            let t = if scales > 1 { c.guidance(s.guidance, k) } else { 0.0 };
-            *mix = [(1.0 + t) as f32, t as f32];
-        }
-        let offset = image as u64 * self.places.image;
+    /// Sends the requests, as the kernels read them: those that are not on the device yet.
+    pub(crate) fn requests(&mut self, job: &Job<'_>) -> Result<(), Error> {
         self.device.bind()?;
-        self.device.write(self.places.request + offset, bytemuck::bytes_of(&p))?;
-        match r.tokens {
-            Some(tokens) => {
-                self.device.write(self.places.forced + offset, bytemuck::cast_slice(tokens))
+        for (image, request) in job.requests().enumerate() {
+            let p = request_params(job, request);
+            if self.sent.get(image) == Some(&p) {
+                continue;
             }
-            None => Ok(()),
+            let to = self.places.request + image as u64 * self.places.image;
+            self.device.write(to, bytemuck::bytes_of(&p))?;
+            self.sent.truncate(image);
+            self.sent.push(p);
         }
+        Ok(())
     }
 
     /// A projection of the condition, both rows.
@@ -187,13 +168,34 @@ impl Cuda<'_> {
         let lin = match job.model.block(trunk, block).ada {
             Ada::Own(lin) => lin,
             Ada::Offsets(_) => job.model.trunk(trunk).shared_ada.ok_or(CoreError::PlanMismatch)?,
-            // Refused before: a plan with such a trunk does not run here.
-            Ada::Rows(_) => return Err(CoreError::Unsupported.into()),
+            Ada::Rows(table) => return self.baked(job, trunk, block, &table),
         };
         let six = 6 * t.width as usize;
         let mods = if t.aln == Aln::Shared { 1 } else { t.depth as usize };
         let to = self.at(job, Buf::Ada) + (4 * block * six) as u64;
         self.project(job, trunk, &lin, to, mods * six)
+    }
+
+    /// Modulation that was multiplied out, both rows.
+    fn baked(
+        &mut self,
+        job: &Job<'_>,
+        trunk: usize,
+        block: usize,
+        table: &Matrix<'_>,
+    ) -> Result<(), Error> {
+        let depth = job.model.shape.trunk(trunk).depth as usize;
+        let p = params::BakedRows {
+            req: self.places.request,
+            out: self.at(job, Buf::Ada) + (4 * block * table.cols) as u64,
+            table: self.table(table)?,
+            none: table.rows as i32 - 1,
+            stride: (depth * table.cols) as i32,
+            image: self.places.image,
+        };
+        let rows = job.plan.tier.rows_of(trunk, 0);
+        self.push(Kernel::baked_rows, [table.cols.div_ceil(128), rows, 1], 128, 0, &p);
+        Ok(())
     }
 
     pub(crate) fn head_ada(
@@ -448,4 +450,26 @@ impl Cuda<'_> {
         };
         self.product(&x, &weights.head, o, 0)
     }
+}
+
+/// A request as the kernels read it.
+fn request_params(job: &Job<'_>, r: &Request<'_>) -> params::Request {
+    let (c, s) = (&job.model.shape.config, &r.sampling);
+    let scales = c.n_scales();
+    let mut p = params::Request {
+        seed: r.seed,
+        tail: 1.0 - s.top_p as f64,
+        labels: r.labels.map(|l| l.map_or(-1, |l| l as i32)),
+        forced: r.tokens.is_some().into(),
+        top_k: s.top_k,
+        top_p: s.top_p,
+        temperature: s.temperature,
+        ..Default::default()
+    };
+    for (k, mix) in p.mix.iter_mut().enumerate().take(scales) {
+        // As `sample::draw`: the strength is a double, rounded at the multiplication.
+        let t = if scales > 1 { c.guidance(s.guidance, k) } else { 0.0 };
+        *mix = [(1.0 + t) as f32, t as f32];
+    }
+    p
 }

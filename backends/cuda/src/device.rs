@@ -34,7 +34,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    rows: setup add_vector norm_rows quantize_rows begin_first begin split_heads gemm_float finish_rows;
+    rows: setup baked_rows add_vector norm_rows quantize_rows begin_first begin split_heads gemm_float finish_rows;
     gemm: gemm_few gemm_few_wide gemm_few_deep gemm_few_deep_wide gemm_128x128 gemm_128x128_wide gemm_128x64
         gemm_128x64_wide gemm_64x32 gemm_64x32_wide gemm_any gemm_any_wide gemm_4bit;
     attention: attend_64 attend_any attend_map;
@@ -484,6 +484,7 @@ mod tests {
         use Kernel as K;
         match kernel {
             K::setup => size_of::<p::Setup>(),
+            K::baked_rows => size_of::<p::BakedRows>(),
             K::add_vector => size_of::<p::AddVector>(),
             K::norm_rows => size_of::<p::NormRows>(),
             K::quantize_rows => size_of::<p::QuantizeRows>(),

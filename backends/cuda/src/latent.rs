@@ -52,6 +52,15 @@ impl Cuda<'_> {
         let c = &job.model.shape.config;
         let (l, v, before) =
             (c.scale(scale).tokens(), c.vocab as usize, 2 * c.tokens_before(scale) as u64);
+        // Given tokens may have changed since the last scale. What is sent before runs before.
+        self.requests(job)?;
+        for (image, request) in job.requests().enumerate() {
+            let first = c.tokens_before(scale);
+            if let Some(tokens) = request.tokens.and_then(|all| all.get(first..first + l)) {
+                let to = self.places.forced + image as u64 * self.places.image + before;
+                self.device.write(to, bytemuck::cast_slice(tokens))?;
+            }
+        }
         let room = v.next_power_of_two();
         let mixed = job.plan.tier.rows(scale) == 2 && c.n_scales() > 1;
         let p = params::Draw {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use device::{Device, Launch, Memory};
 use params::Ptr;
-use varmint_core::tensor::{Class, Dtype, Layer};
+use varmint_core::tensor::Layer;
 use varmint_core::{Backend, Buf, Job, Model, Pass, Plan, Stage, Store, Tier};
 
 /// The tier as it runs on a GPU: whole scales at once, both rows together, strips of many rows. The same bits.
@@ -79,8 +79,9 @@ pub struct Cuda<'a> {
     /// What all images share.
     shared: Memory,
     places: Places,
-    /// Images that are being made.
+    /// Images that are being made, and their requests as they are on the device.
     images: usize,
+    sent: Vec<params::Request>,
     driver: usize,
     device: Device,
 }
@@ -148,6 +149,7 @@ impl<'a> Cuda<'a> {
             shared,
             places,
             images: 1,
+            sent: Vec::new(),
             driver,
             device,
         })
@@ -275,11 +277,6 @@ impl Backend for Cuda<'_> {
         "cuda"
     }
 
-    // They are copied to the device with the rest of the request.
-    fn reads_tokens_late(&self) -> bool {
-        false
-    }
-
     fn run(&mut self, job: &Job<'_>, stage: Stage) -> Result<(), varmint_core::Error> {
         self.images = 1 + job.more.len();
         let done = self.stage(job, stage);
@@ -330,32 +327,6 @@ fn places(model: &Model<'_>, plan: &Plan, at: Ptr, shared: Ptr) -> Places {
     Places { request, forced, logits, floats, partial, arrived, image, arena: plan.bytes() }
 }
 
-/// What of a plan only kernels do that no GPU has run yet.
-fn untried(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Option<&'static str> {
-    if !facts.tensor() {
-        return Some("Xavier without the feature `experimental`: never tried there");
-    }
-    if plan.tier.cache != Store::I8 {
-        return Some("float caches without the feature `experimental`: never tried");
-    }
-    let mut tensors = (0..).map_while(|i| model.tensor(i));
-    let plain = tensors.any(|(spec, dtype, _)| {
-        let integers = matches!(dtype, Dtype::I8 | Dtype::I8Wide);
-        spec.class == Class::Weight && !spec.float_only() && !integers
-    });
-    plain.then_some("float or 4-bit weights without the feature `experimental`: never tried")
-}
-
-/// Whether a trunk makes its modulation by projections.
-fn projects(shape: &varmint_core::Shape, set: usize) -> Result<(), Error> {
-    match shape.trunk(set).aln {
-        varmint_core::Aln::Baked => {
-            Err(Error::Unsupported("modulation that was multiplied out (convert without --bake)"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Whether the kernels can run the plan.
 fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     let (shape, t) = (&model.shape, &plan.tier);
@@ -376,15 +347,11 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     if !t.keep.alike() || !whole {
         return Err(Error::Unsupported("tiers that drop tokens or see a neighbourhood"));
     }
-    if let (false, Some(what)) = (cfg!(feature = "experimental"), untried(model, plan, facts)) {
-        return Err(Error::Unsupported(what));
-    }
     if 12 * (c.vocab as usize).next_power_of_two() > facts.shared_memory - 4096 {
         return Err(Error::Unsupported("a vocabulary this large"));
     }
     for set in (0..c.n_scales()).map(|k| t.trunk(k)) {
         let trunk = shape.trunk(set);
-        projects(shape, set)?;
         let (w, hidden, dim) = (trunk.width as usize, trunk.hidden as usize, trunk.head_dim());
         if !w.is_multiple_of(4) || !hidden.is_multiple_of(4) || !dim.is_multiple_of(4) || dim < 8 {
             return Err(Error::Unsupported("widths that are no multiples of 4"));
@@ -451,35 +418,17 @@ mod tests {
         }
     }
 
-    #[test]
-    fn baked_modulation_is_refused_with_a_reason() {
-        let file = ModelFile::open("../../fixtures/small/least.vmt").unwrap();
-        // The trunk's flags: where the section table says that trunks begin.
-        let mut bytes = file.bytes().to_vec();
-        let trunks = u64::from_le_bytes(bytes[64 + 24 + 8..][..8].try_into().unwrap()) as usize;
-        assert_eq!(bytes[trunks + 16] & 5, 0, "an own projection in every block");
-        bytes[trunks + 16] |= 4;
-        let container = varmint_core::file::Container::parse(&bytes).unwrap();
-        let shape = container.shape().unwrap();
-        assert!(projects(&shape, 0).is_err());
-        let whole = file.model().unwrap();
-        assert!(projects(&whole.shape, 0).is_ok());
-    }
-
-    /// The shipped models run in every tier but those that drop tokens, by kernels that were tried; others say why not.
+    /// Models run in every tier but those that drop tokens; others say why not.
     #[test]
     fn what_runs_is_known_without_a_gpu() {
-        for (name, good) in
-            [("tiny", true), ("emoji-micro", true), ("emoji-64", true), ("small/mixed", false)]
-        {
+        for name in ["tiny", "emoji-micro", "emoji-64"] {
             let file = ModelFile::open(format!("../../fixtures/{name}.vmt")).unwrap();
             let model = file.model().unwrap();
             for t in model.tiers() {
                 let plan = Plan::new(&model.shape, &tier(&model, &t)).unwrap();
-                assert_eq!(untried(&model, &plan, &h200()).is_none(), good, "{name}");
                 let runs = check(&model, &plan, &h200());
                 let drops = !t.keep.alike() || t.name() == "micro";
-                assert_eq!(runs.is_ok(), good && !drops, "{name} {}: {runs:?}", t.name());
+                assert_eq!(runs.is_ok(), !drops, "{name} {}: {runs:?}", t.name());
                 // The tier of the CPU is another plan.
                 let plan = Plan::new(&model.shape, &t).unwrap();
                 assert!(check(&model, &plan, &h200()).is_err());

@@ -54,6 +54,7 @@ params! {
     Quantized { q: Ptr, plane: u64, scale: Ptr, stride: i32, mode: i32 }
 
     Setup { req: Ptr, cond: Ptr, act: Ptr, tables: [Table; 4], rows_of: [i32; 4], n_tables: i32, w: i32, image: u64 }
+    BakedRows { req: Ptr, out: Ptr, table: Table, none: i32, stride: i32, image: u64 }
     AddVector { x: Ptr, add: Ptr, n: i32, stride: i32, image: u64 }
     NormRows { s: Stream, modulation: Modulation, to: Quantized, image: u64 }
     QuantizeRows { x: Ptr, to: Quantized, k: i32, stride: i32, image: u64 }

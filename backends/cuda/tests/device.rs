@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use varmint::{
     Backend, Buf, Cpu, Engine, Generator, Host, Model, ModelFile, Pass, Plan, Request, Scalar,
-    Stage, Step, Tier,
+    Stage, Step, Tier, edit,
 };
 use varmint_core::Job;
 use varmint_core::device::{STATS, stat};
@@ -230,25 +230,33 @@ fn every_stage_of_a_batch_is_the_reference_s() {
     assert!(found.is_empty(), "{} stages differ", found.len());
 }
 
-/// What the shipped models do not have: float and 4-bit weights, and with them float caches.
-#[cfg(feature = "experimental")]
+/// What the shipped models do not have: float and 4-bit weights, and with them float caches; modulation by one projection
+/// for all blocks, and multiplied out.
 #[test]
 fn other_numbers_are_the_reference_s() {
-    use varmint_quant::numbers::Numbers;
-    use varmint_quant::synth::{Shape, synth};
+    use varmint::Aln;
+    use varmint_quant::numbers::{Numbers, choose};
+    use varmint_quant::synth::{Shape, fill};
     if !gpu() {
         return;
     }
-    let shape =
-        Shape { depth: 2, scales: vec![1, 2, 3], vocab: 64, channels: 32, ..Shape::default() };
     let path = std::env::temp_dir().join(format!("varmint-cuda-{}.vmt", std::process::id()));
     let mut wrong = Vec::new();
-    for numbers in [Numbers::F32, Numbers::F16, Numbers::Int4] {
-        synth(&path, &shape, numbers, shape.full_tier(numbers)).unwrap();
+    for (numbers, aln, scales) in [
+        (Numbers::F32, Aln::Own, &[1, 2][..]),
+        (Numbers::F16, Aln::Shared, &[1, 2]),
+        (Numbers::Int4, Aln::Own, &[1, 2, 3]),
+        (Numbers::Int8, Aln::Baked, &[1, 2, 3]),
+    ] {
+        let scales = scales.to_vec();
+        let shape = Shape { depth: 2, scales, vocab: 64, channels: 32, ..Shape::default() };
+        let mut description = shape.describe("random", vec![shape.full_tier(numbers)]);
+        description.trunks[0].aln = aln;
+        fill(&path, &description, |spec| choose(numbers, &[], spec, false)).unwrap();
         let file = ModelFile::open(&path).unwrap();
         let model = file.model().unwrap();
         let found = lockstep(&model, &model.tier_at(0).unwrap(), &requests(&model)).unwrap();
-        eprintln!("{numbers:?}: {} stages differ", found.len());
+        eprintln!("{numbers:?}, {aln:?}: {} stages differ", found.len());
         found.iter().take(12).for_each(|f| eprintln!("    {f}"));
         wrong.extend(found);
     }
@@ -339,6 +347,58 @@ fn pictures_of_a_batch_are_the_cpu_s() {
             }
             assert!(got == want[..n], "{name}: a picture of {n} differs");
         }
+    }
+}
+
+/// Tokens that stay and others that are drawn, which change while the image is made.
+#[test]
+fn edited_pictures_are_the_reference_s() {
+    if !gpu() {
+        return;
+    }
+    let file = ModelFile::open(fixture("tiny.vmt")).unwrap();
+    let model = file.model().unwrap();
+    let n = model.shape.config.tokens();
+    let vocab = model.shape.config.vocab as usize;
+    let given: Vec<u16> =
+        (0..n).map(|i| if i % 3 == 0 { edit::DRAW } else { (i * 7 % vocab) as u16 }).collect();
+    let later: Vec<u16> =
+        (0..n).map(|i| if i % 2 == 0 { edit::DRAW } else { (i * 5 % vocab) as u16 }).collect();
+    let plan =
+        Plan::new(&model.shape, &varmint_cuda::tier(&model, &model.tier_at(0).unwrap())).unwrap();
+    let [request, _] = requests(&model);
+    let request = Request { tokens: Some(&given), ..request };
+    fn edited<'a, B: Backend>(
+        mut g: Generator<'a, B>,
+        changes: [(usize, Option<&'a [u16]>); 2],
+    ) -> (Vec<u8>, Vec<u16>) {
+        let (mut rgb, mut tokens) = (Vec::new(), Vec::new());
+        loop {
+            let done = match g.step().unwrap() {
+                Step::Rows(rows) => {
+                    rgb.extend_from_slice(rows.rgb);
+                    continue;
+                }
+                Step::Scale(s) => s.scale,
+                Step::Done => return (rgb, tokens),
+                Step::Working(_) => continue,
+            };
+            for (scale, tokens) in changes {
+                if scale == done {
+                    g.set_tokens(tokens).unwrap();
+                }
+            }
+            tokens = g.tokens().unwrap().to_vec();
+        }
+    }
+    for changes in [[(0, Some(&later[..])), (2, None)], [(1, None), (2, Some(&given[..]))]] {
+        let mut memory = ram(plan.bytes());
+        let host = Host::new(Scalar, bytemuck::cast_slice_mut(&mut memory), &plan).unwrap();
+        let want = edited(Generator::new(&model, &plan, host, request).unwrap(), changes);
+        assert!(want.1.iter().any(|&t| t > 0));
+        let cuda = Cuda::new(&model, &plan).unwrap();
+        let got = edited(Generator::new(&model, &plan, cuda, request).unwrap(), changes);
+        assert!(got == want, "tokens {:?} for {:?}", got.1, want.1);
     }
 }
 
