@@ -278,7 +278,9 @@ pub(crate) fn decode(
     globals: &HashMap<String, u64>,
 ) -> Result<Kernel, Error> {
     let mut names = globals.clone();
-    let end = lay_out(&entry.shared, SHARED, &mut names);
+    let mut shared = entry.shared.clone();
+    shared.extend(text.shared.iter().filter(|v| entry.names(&v.name)).cloned());
+    let end = lay_out(&shared, SHARED, &mut names);
     let align = text.dynamic.iter().map(|v| v.align).max().unwrap_or(1).max(16);
     let dynamic = end.next_multiple_of(align);
     for v in &text.dynamic {

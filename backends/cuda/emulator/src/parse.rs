@@ -68,6 +68,24 @@ pub(crate) struct Variable {
     pub(crate) value: Option<i64>,
 }
 
+impl Statement {
+    /// Whether an operand names a variable.
+    fn names(&self, name: &str) -> bool {
+        self.args.iter().any(|a| match a {
+            Arg::Name(n) => n == name,
+            Arg::Place(_, Some(n), _) => n == name,
+            _ => false,
+        })
+    }
+}
+
+impl Entry {
+    /// Whether an instruction names a variable.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.body.iter().any(|s| s.names(name))
+    }
+}
+
 /// A kernel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
@@ -92,6 +110,8 @@ pub(crate) struct Text {
     pub(crate) target: (u32, u32),
     /// Variables in global memory.
     pub(crate) globals: Vec<Variable>,
+    /// Shared variables of whichever kernels name them.
+    pub(crate) shared: Vec<Variable>,
     /// Shared memory that a launch sizes: all these names are one place.
     pub(crate) dynamic: Vec<Variable>,
     pub(crate) entries: Vec<Entry>,
@@ -316,6 +336,10 @@ pub(crate) fn parse(text: &str) -> Result<Text, Error> {
                     } else if let Some(v) = rest.strip_prefix(".extern .shared") {
                         let (v, rest) = one(line, v)?;
                         out.dynamic.push(variable(line, v)?);
+                        rest
+                    } else if let Some(v) = rest.strip_prefix(".shared") {
+                        let (v, rest) = one(line, v)?;
+                        out.shared.push(variable(line, v)?);
                         rest
                     } else if let Some(v) = rest.strip_prefix(".global") {
                         let (v, rest) = one(line, v)?;
