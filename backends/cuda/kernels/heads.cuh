@@ -21,7 +21,8 @@ struct Heads {
 DEVICE void split_head(const Heads &a, int which, int h, int m, bool real, float *x, int lane) {
     int heads = a.w / a.dim;
     float *from = a.qkv + (u64)m * 3 * a.w + which * a.w + h * a.dim;
-    for (int i = lane; i < a.dim; i += 8) x[i] = from[i];
+    // Zeros where nothing is real: that head may be another block's, which writes it.
+    for (int i = lane; i < a.dim; i += 8) x[i] = real ? from[i] : 0.0f;
     float factor = which == 0 ? a.factor[h] : 1.0f, sum = 0.0f;
 #pragma unroll 8
     for (int i = lane; i < a.dim; i += 8) sum += x[i] * x[i];
