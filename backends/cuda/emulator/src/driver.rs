@@ -97,6 +97,8 @@ struct Device {
     /// Decoded texts, for every later module of the same.
     modules: Mutex<HashMap<String, Arc<Module>>>,
     graphs: AtomicU32,
+    /// Held by a launch that leaves traces in memory, which are those of one launch.
+    traces: Mutex<()>,
 }
 
 fn device() -> &'static Device {
@@ -107,6 +109,7 @@ fn device() -> &'static Device {
             memory: Mutex::new(Memory::new(config.memory)),
             modules: Mutex::default(),
             graphs: AtomicU32::new(0),
+            traces: Mutex::default(),
             config,
         }
     })
@@ -325,6 +328,8 @@ fn run(nodes: &[Node]) -> Result<(), Code> {
         false => 0,
     };
     for n in nodes {
+        let races = d.config.checks.races && n.shape.grid != [1; 3];
+        let _alone = races.then(|| lock(&d.traces));
         let table = lock(&d.memory).table();
         let (module, kernel) = (&n.function.module, n.function.kernel());
         launch(&d.config, module, kernel, &n.shape, graph, table).map_err(|(code, what)| {

@@ -106,7 +106,9 @@ pub(crate) fn launch(
         }
         work();
     });
-    clear(&grid.table);
+    if config.checks.races && blocks > 1 {
+        clear(&grid.table);
+    }
     let fault = fault.into_inner().unwrap_or_else(|e| e.into_inner());
     fault.map_or(Ok(()), |f| {
         let text = format!(
