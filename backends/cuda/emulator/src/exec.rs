@@ -490,21 +490,14 @@ impl Reach<'_, '_> {
     }
 }
 
-/// A number of memory that other workers may use at the same time.
+/// A word of memory that other workers may use at the same time.
 ///
 /// # Safety
-/// `p` is inside of memory and aligned to `bytes`.
+/// `p` is inside of memory and aligned.
 #[inline(always)]
-unsafe fn load(p: *mut u8, bytes: u32) -> u64 {
+unsafe fn load(p: *mut u8) -> u32 {
     // SAFETY: the caller's.
-    unsafe {
-        match bytes {
-            1 => AtomicU8::from_ptr(p).load(Relaxed).into(),
-            2 => AtomicU16::from_ptr(p.cast()).load(Relaxed).into(),
-            4 => AtomicU32::from_ptr(p.cast()).load(Relaxed).into(),
-            _ => AtomicU64::from_ptr(p.cast()).load(Relaxed),
-        }
-    }
+    unsafe { AtomicU32::from_ptr(p.cast()) }.load(Relaxed)
 }
 
 /// As [`load`].
@@ -512,16 +505,9 @@ unsafe fn load(p: *mut u8, bytes: u32) -> u64 {
 /// # Safety
 /// As [`load`].
 #[inline(always)]
-unsafe fn store(p: *mut u8, bytes: u32, v: u64) {
+unsafe fn store(p: *mut u8, v: u32) {
     // SAFETY: the caller's.
-    unsafe {
-        match bytes {
-            1 => AtomicU8::from_ptr(p).store(v as u8, Relaxed),
-            2 => AtomicU16::from_ptr(p.cast()).store(v as u16, Relaxed),
-            4 => AtomicU32::from_ptr(p.cast()).store(v as u32, Relaxed),
-            _ => AtomicU64::from_ptr(p.cast()).store(v, Relaxed),
-        }
-    }
+    unsafe { AtomicU32::from_ptr(p.cast()) }.store(v, Relaxed);
 }
 
 fn extend(v: u64, bytes: u32, signed: bool) -> u64 {
@@ -805,9 +791,14 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
         ($slot:expr) => {{
             let m = regs.n($slot);
             let first = m[warp.active.trailing_zeros() as usize & 31];
-            if let Some(lane) = lanes(warp.active).find(|&l| m[l] != first) {
+            let mut differ = 0;
+            for l in 0..32 {
+                differ |= (m[l] ^ first) & (warp.active >> l & 1).wrapping_neg();
+            }
+            if differ != 0 {
                 warp.pc = pc;
-                return trouble(code::FAILED, lane as u32, "masks differ between the lanes");
+                let lane = warp.active.trailing_zeros();
+                return trouble(code::FAILED, lane, "masks differ between the lanes");
             }
             first
         }};
@@ -1070,20 +1061,30 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 let (a, b, c) = (regs.n(i.a), regs.n(i.b), regs.n(i.c));
                 let (mut r, mut inside) = ([0; 32], 0u32);
                 let mut from = [0u32; 32];
-                for l in 0..32u32 {
-                    let (b, c) = (b[l as usize] & 31, c[l as usize]);
-                    let (clamp, segment) = (c & 31, c >> 8 & 31);
-                    let (least, most) = (l & segment, (l & segment) | (clamp & !segment));
-                    let (j, ok) = match kind {
-                        Shuffle::Up => (l.wrapping_sub(b), l.wrapping_sub(b) as i32 >= most as i32),
-                        Shuffle::Down => (l + b, l + b <= most),
-                        Shuffle::Bfly => (l ^ b, l ^ b <= most),
-                        Shuffle::Idx => (least | (b & !segment), least | (b & !segment) <= most),
+                macro_rules! all {
+                    (|$l:ident, $b:ident, $least:ident, $free:ident, $most:ident| $j:expr, $ok:expr) => {
+                        for $l in 0..32u32 {
+                            let ($b, c) = (b[$l as usize] & 31, c[$l as usize]);
+                            let $free = !(c >> 8) & 31;
+                            let $least = $l & !$free;
+                            let $most = $least | (c & $free);
+                            let j: u32 = $j;
+                            let ok = $ok(j);
+                            inside |= u32::from(ok) << $l;
+                            from[$l as usize] = if ok { j & 31 } else { $l };
+                        }
                     };
-                    let j = if ok { j & 31 } else { l };
-                    inside |= u32::from(ok) << l;
-                    from[l as usize] = j;
-                    r[l as usize] = a[j as usize & 31];
+                }
+                match kind {
+                    Shuffle::Up => {
+                        all!(|l, b, _x, _f, most| l.wrapping_sub(b), |j| j as i32 >= most as i32)
+                    }
+                    Shuffle::Down => all!(|l, b, _x, _f, most| l + b, |j| j <= most),
+                    Shuffle::Bfly => all!(|l, b, _x, _f, most| l ^ b, |j| j <= most),
+                    Shuffle::Idx => all!(|l, b, least, f, most| least | (b & f), |j| j <= most),
+                }
+                for l in 0..32 {
+                    r[l] = a[from[l] as usize & 31];
                 }
                 if m != ALL
                     && let Some(l) = lanes(m).find(|&l| m >> from[l] & 1 == 0)
@@ -1105,7 +1106,10 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 let at = regs.addresses(&a.at);
                 let bytes = a.bytes * a.count;
                 let params = grid.params;
-                for l in lanes(m) {
+                // Mostly all lanes want the same.
+                let first = at[m.trailing_zeros() as usize & 31];
+                let same = m == ALL && at.iter().fold(0, |d, &v| d | (v ^ first)) == 0;
+                for l in lanes(if same { 1 } else { m }) {
                     let from = at[l] as usize;
                     if at[l] + u64::from(bytes) > params.len() as u64 || from % bytes as usize != 0 {
                         warp.pc = pc;
@@ -1121,9 +1125,11 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                         word[..a.bytes as usize]
                             .copy_from_slice(&params[from..from + a.bytes as usize]);
                         let v = extend(u64::from_le_bytes(word), a.bytes, a.signed);
-                        match a.wide {
-                            true => regs.w_mut(slot)[l] = v,
-                            false => regs.n_mut(slot)[l] = v as u32,
+                        match (a.wide, same) {
+                            (true, true) => *regs.w_mut(slot) = [v; 32],
+                            (false, true) => *regs.n_mut(slot) = [v as u32; 32],
+                            (true, false) => regs.w_mut(slot)[l] = v,
+                            (false, false) => regs.n_mut(slot)[l] = v as u32,
                         }
                     }
                 }
@@ -1137,15 +1143,27 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 let from = reach.places(m, &at, a, Kind::Read)?;
                 for (k, &slot) in a.regs[..a.count as usize].iter().enumerate() {
                     let step = k * a.bytes as usize;
-                    for l in lanes(m) {
-                        // SAFETY: all of the access is inside and aligned.
-                        let v = unsafe { load(from[l].add(step), a.bytes) };
-                        let v = extend(v, a.bytes, a.signed);
-                        match a.wide {
-                            true => regs.w_mut(slot)[l] = v,
-                            false if a.bytes == 4 => regs.n_mut(slot)[l] = v as u32,
-                            false => regs.n_mut(slot)[l] = v as u32,
-                        }
+                    macro_rules! all {
+                        ($t:ident, |$v:ident| $e:expr, $put:ident) => {{
+                            let mut r = *regs.$put(slot);
+                            for l in lanes(m) {
+                                // SAFETY: all of the access is inside and aligned.
+                                let $v = unsafe { $t::from_ptr(from[l].add(step).cast()) }.load(Relaxed);
+                                r[l] = $e;
+                            }
+                            *regs.$put(slot) = r;
+                        }};
+                    }
+                    match (a.bytes, a.signed, a.wide) {
+                        (4, _, false) => all!(AtomicU32, |v| v, n_mut),
+                        (2, false, false) => all!(AtomicU16, |v| v.into(), n_mut),
+                        (2, true, false) => all!(AtomicU16, |v| v as i16 as u32, n_mut),
+                        (1, false, false) => all!(AtomicU8, |v| v.into(), n_mut),
+                        (1, true, false) => all!(AtomicU8, |v| v as i8 as u32, n_mut),
+                        (8, ..) => all!(AtomicU64, |v| v, w_mut),
+                        (4, signed, _) => all!(AtomicU32, |v| extend(v.into(), 4, signed), w_mut),
+                        (2, signed, _) => all!(AtomicU16, |v| extend(v.into(), 2, signed), w_mut),
+                        (_, signed, _) => all!(AtomicU8, |v| extend(v.into(), 1, signed), w_mut),
                     }
                 }
             }
@@ -1158,10 +1176,24 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 let to = reach.places(m, &at, a, Kind::Write)?;
                 for (k, &slot) in a.regs[..a.count as usize].iter().enumerate() {
                     let step = k * a.bytes as usize;
-                    for l in lanes(m) {
-                        let v = if a.wide { regs.w(slot)[l] } else { regs.n(slot)[l].into() };
-                        // SAFETY: all of the access is inside and aligned.
-                        unsafe { store(to[l].add(step), a.bytes, v) };
+                    macro_rules! all {
+                        ($t:ident, |$v:ident| $e:expr, $get:ident) => {{
+                            let r = regs.$get(slot);
+                            for l in lanes(m) {
+                                let $v = r[l];
+                                // SAFETY: all of the access is inside and aligned.
+                                unsafe { $t::from_ptr(to[l].add(step).cast()) }.store($e, Relaxed);
+                            }
+                        }};
+                    }
+                    match (a.bytes, a.wide) {
+                        (4, false) => all!(AtomicU32, |v| v, n),
+                        (2, false) => all!(AtomicU16, |v| v as u16, n),
+                        (_, false) => all!(AtomicU8, |v| v as u8, n),
+                        (8, true) => all!(AtomicU64, |v| v, w),
+                        (4, true) => all!(AtomicU32, |v| v as u32, w),
+                        (2, true) => all!(AtomicU16, |v| v as u16, w),
+                        (_, true) => all!(AtomicU8, |v| v as u8, w),
                     }
                 }
             }
@@ -1219,7 +1251,7 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                     for k in (0..bytes as usize).step_by(4) {
                         let v = match real[l] {
                             // SAFETY: inside and aligned.
-                            n if n == bytes => unsafe { load(p[l].add(k), 4) },
+                            n if n == bytes => unsafe { load(p[l].add(k)) },
                             0 => 0,
                             n => {
                                 let what = format!("a copy of {n} of {bytes} bytes is not emulated");
@@ -1227,7 +1259,7 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                             }
                         };
                         // SAFETY: as above.
-                        unsafe { store(place.add(k), 4, v) };
+                        unsafe { store(place.add(k), v) };
                     }
                 }
             }
@@ -1262,7 +1294,7 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                     let r = regs.n_mut(slot);
                     for (l, v) in r.iter_mut().enumerate() {
                         // SAFETY: rows of 16 bytes, inside and aligned.
-                        *v = unsafe { load(rows[8 * k + l / 4].add(l % 4 * 4), 4) } as u32;
+                        *v = unsafe { load(rows[8 * k + l / 4].add(l % 4 * 4)) };
                     }
                 }
             }
