@@ -59,7 +59,8 @@ impl Config {
             capability,
             memory: (variable("VARMINT_EMU_MEMORY", 8192, number) as usize) << 20,
             integrated: variable("VARMINT_EMU_INTEGRATED", u64::from(integrated), number) != 0,
-            multiprocessors: variable("VARMINT_EMU_MULTIPROCESSORS", multiprocessors, number) as u32,
+            multiprocessors: variable("VARMINT_EMU_MULTIPROCESSORS", multiprocessors, number)
+                as u32,
             shared,
             driver: variable("VARMINT_EMU_DRIVER", (12, 6), version),
             threads: variable("VARMINT_EMU_THREADS", cores as u64, number).max(1) as usize,

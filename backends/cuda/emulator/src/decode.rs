@@ -486,13 +486,15 @@ impl Decoder<'_> {
         if values.len() != count {
             return bad(line, "as many registers as numbers, please");
         }
-        let wide =
-            matches!(values[0], Arg::Reg(Reg { class: Class::Wide, .. })) || bytes == 8;
+        let wide = matches!(values[0], Arg::Reg(Reg { class: Class::Wide, .. })) || bytes == 8;
         let mut regs = [NONE; 4];
         for (slot, v) in regs.iter_mut().zip(values) {
             let kind = if wide { 'w' } else { 'n' };
-            *slot =
-                if op == Op::Store { self.source(line, v, kind)? } else { self.target(line, v, kind)? };
+            *slot = if op == Op::Store {
+                self.source(line, v, kind)?
+            } else {
+                self.target(line, v, kind)?
+            };
         }
         let at = self.base(line, &s.args[place])?;
         let count = count as u32;
@@ -601,14 +603,16 @@ impl Decoder<'_> {
                 i.b = 1;
                 Ok(i)
             }
-            ("cp.async.ca.shared.global" | "cp.async.cg.shared.global", [to, from, n, rest @ ..])
-                if rest.len() < 2 =>
-            {
+            (
+                "cp.async.ca.shared.global" | "cp.async.cg.shared.global",
+                [to, from, n, rest @ ..],
+            ) if rest.len() < 2 => {
                 let bytes = match n {
                     Arg::Number(n) => Self::number(line, n, 'n')? as u32,
                     _ => return unknown(),
                 };
-                let good = if op.contains(".ca.") { matches!(bytes, 4 | 8 | 16) } else { bytes == 16 };
+                let good =
+                    if op.contains(".ca.") { matches!(bytes, 4 | 8 | 16) } else { bytes == 16 };
                 if !good {
                     return bad(line, format!("{bytes} bytes are not copied this way"));
                 }

@@ -138,7 +138,6 @@ unsafe fn put<T>(to: *mut T, v: T) -> Code {
     SUCCESS
 }
 
-
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuInit(_flags: c_uint) -> Code {
     let c = &device().config;
@@ -193,8 +192,8 @@ pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _dev: c_int) -> 
 pub unsafe extern "C" fn cuDeviceGetAttribute(v: *mut c_int, what: c_uint, _dev: c_int) -> Code {
     let c = &device().config;
     let value = match what {
-        1 => 1024,                      // threads of a block
-        10 => 32,                       // threads of a warp
+        1 => 1024, // threads of a block
+        10 => 32,  // threads of a warp
         16 => c.multiprocessors as c_int,
         18 => c_int::from(c.integrated),
         75 => c.capability.0 as c_int,
@@ -375,7 +374,10 @@ unsafe fn submit(
     let no = |what: String| {
         say(&format!("kernel {}: {what}", k.name));
     };
-    if threads == 0 || grid.contains(&0) || grid[0] > i32::MAX as u32 || grid[1].max(grid[2]) > 65_535
+    if threads == 0
+        || grid.contains(&0)
+        || grid[0] > i32::MAX as u32
+        || grid[1].max(grid[2]) > 65_535
     {
         no(format!("a grid of {grid:?} blocks of {block:?} threads"));
         return Err(INVALID_VALUE);
@@ -656,7 +658,11 @@ pub unsafe extern "C" fn cuMemHostUnregister(p: *mut c_void) -> Code {
 }
 
 /// Memory of the device that a copy may touch.
-fn target(at: u64, bytes: usize, write: bool) -> Result<(Arc<crate::memory::Alloc>, *mut u8), Code> {
+fn target(
+    at: u64,
+    bytes: usize,
+    write: bool,
+) -> Result<(Arc<crate::memory::Alloc>, *mut u8), Code> {
     let found = lock(&device().memory).holder(at, bytes);
     match found {
         Some(a) if !(write && a.read_only) => {
@@ -706,7 +712,10 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     }))
 }
 
-fn text(error: Code, which: impl Fn(&(u32, &'static CStr, &'static CStr)) -> &'static CStr) -> Option<&'static CStr> {
+fn text(
+    error: Code,
+    which: impl Fn(&(u32, &'static CStr, &'static CStr)) -> &'static CStr,
+) -> Option<&'static CStr> {
     ERRORS.iter().find(|e| e.0 == error).map(which)
 }
 

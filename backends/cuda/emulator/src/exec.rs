@@ -2,7 +2,9 @@
 //! until they meet others. Warps run one after the other, from barrier to barrier.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
+};
 
 use crate::decode::{Access, Base, Cmp, Inst, Kernel, NONE, Of, Op, SHARED, Shuffle, Special};
 use crate::float;
@@ -314,7 +316,14 @@ impl Shared {
 
     /// Checks an access that lies inside, and leaves its mark.
     #[inline(always)]
-    fn mark(&mut self, at: u64, bytes: u32, kind: Kind, warp: u32, lane: usize) -> Result<(), Trouble> {
+    fn mark(
+        &mut self,
+        at: u64,
+        bytes: u32,
+        kind: Kind,
+        warp: u32,
+        lane: usize,
+    ) -> Result<(), Trouble> {
         let (id, epoch, first) = (self.id(warp), self.epoch, self.first << 6);
         let word = (at as u32 - SHARED) / 4;
         for i in word..word + bytes.div_ceil(4) {
@@ -1016,7 +1025,11 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 if !warp.schedule() {
                     let lane = warp.blocked.trailing_zeros();
                     warp.pc = warp.lane_pc[lane as usize & 31] as usize;
-                    return trouble(code::FAILED, lane, "divergence: waits for lanes that have ended");
+                    return trouble(
+                        code::FAILED,
+                        lane,
+                        "divergence: waits for lanes that have ended",
+                    );
                 }
                 pc = warp.pc;
                 continue;
@@ -1111,7 +1124,8 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 let same = m == ALL && at.iter().fold(0, |d, &v| d | (v ^ first)) == 0;
                 for l in lanes(if same { 1 } else { m }) {
                     let from = at[l] as usize;
-                    if at[l] + u64::from(bytes) > params.len() as u64 || from % bytes as usize != 0 {
+                    if at[l] + u64::from(bytes) > params.len() as u64 || from % bytes as usize != 0
+                    {
                         warp.pc = pc;
                         return trouble(
                             code::ILLEGAL_ADDRESS,
@@ -1148,7 +1162,8 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                             let mut r = *regs.$put(slot);
                             for l in lanes(m) {
                                 // SAFETY: all of the access is inside and aligned.
-                                let $v = unsafe { $t::from_ptr(from[l].add(step).cast()) }.load(Relaxed);
+                                let $v =
+                                    unsafe { $t::from_ptr(from[l].add(step).cast()) }.load(Relaxed);
                                 r[l] = $e;
                             }
                             *regs.$put(slot) = r;
@@ -1254,7 +1269,8 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                             n if n == bytes => unsafe { load(p[l].add(k)) },
                             0 => 0,
                             n => {
-                                let what = format!("a copy of {n} of {bytes} bytes is not emulated");
+                                let what =
+                                    format!("a copy of {n} of {bytes} bytes is not emulated");
                                 return trouble(code::FAILED, l as u32, what);
                             }
                         };

@@ -40,3 +40,5 @@ mod float;
 mod launch;
 mod memory;
 mod parse;
+#[cfg(test)]
+mod tests;

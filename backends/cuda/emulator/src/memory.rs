@@ -179,7 +179,9 @@ impl Alloc {
 
     /// Whether all of it lies inside.
     pub(crate) fn has(&self, at: u64, bytes: u64) -> bool {
-        at >= self.at && at - self.at <= self.bytes as u64 && self.bytes as u64 - (at - self.at) >= bytes
+        at >= self.at
+            && at - self.at <= self.bytes as u64
+            && self.bytes as u64 - (at - self.at) >= bytes
     }
 
     /// The host wrote.
@@ -199,11 +201,20 @@ impl Alloc {
 
     /// Checks an access of 1, 2, 4, 8 or 16 bytes that lies inside and is aligned, and leaves its trace.
     #[inline(always)]
-    pub(crate) fn access(&self, at: u64, bytes: u32, kind: Kind, who: &Who<'_>) -> Result<(), String> {
+    pub(crate) fn access(
+        &self,
+        at: u64,
+        bytes: u32,
+        kind: Kind,
+        who: &Who<'_>,
+    ) -> Result<(), String> {
         let from = (at - self.base) as usize;
         let first = from / 4;
-        let (mask, n) =
-            if bytes >= 4 { (15, bytes as usize / 4) } else { (((1u32 << bytes) - 1) << (from % 4), 1) };
+        let (mask, n) = if bytes >= 4 {
+            (15, bytes as usize / 4)
+        } else {
+            (((1u32 << bytes) - 1) << (from % 4), 1)
+        };
         if who.graph != 0 {
             self.graph(first, n, kind, who)?;
         }
@@ -227,7 +238,14 @@ impl Alloc {
     }
 
     #[inline(always)]
-    fn races(&self, first: usize, n: usize, mask: u32, kind: Kind, who: &Who<'_>) -> Result<(), String> {
+    fn races(
+        &self,
+        first: usize,
+        n: usize,
+        mask: u32,
+        kind: Kind,
+        who: &Who<'_>,
+    ) -> Result<(), String> {
         let lanes = spread(mask);
         let mine = EACH.wrapping_mul(who.trace.into()) & lanes;
         match kind {
@@ -318,9 +336,12 @@ impl Alloc {
         self.trace(word);
         let writers = Self::set(&self.writers[word], 15, |_| ATOMIC);
         let readers = lanes(self.readers[word].load(SeqCst));
-        let plain = |t: [u16; 4]| Self::conflict(t.map(|t| if t == ATOMIC { 0 } else { t }), 15, who);
+        let plain =
+            |t: [u16; 4]| Self::conflict(t.map(|t| if t == ATOMIC { 0 } else { t }), 15, who);
         match plain(writers).or(plain(readers)) {
-            Some(t) => Err(format!("{} used it without atomic operations in this launch: a race", name(t))),
+            Some(t) => {
+                Err(format!("{} used it without atomic operations in this launch: a race", name(t)))
+            }
             None => Ok(()),
         }
     }
