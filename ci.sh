@@ -16,6 +16,7 @@ lint() {
     cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
     cargo fmt --check --manifest-path examples/web/Cargo.toml
     cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --check --manifest-path backends/cuda/emulator/Cargo.toml
     cargo clippy --workspace --all-targets -- -D warnings
     cargo check -p varmint-core --features defmt
     cargo check -p varmint --no-default-features
@@ -180,10 +181,22 @@ firmware() { # the example for microcontrollers: pictures, memory and instructio
     )
 }
 
-cuda() { # the GPU backend without a GPU: its kernels are what their sources give, and assemble without spills
+cuda() { # the GPU backend without a GPU: its kernels are what their sources give, assemble without spills, and run emulated
     cargo clippy -p varmint --features cuda --all-targets -- -D warnings
+    # Without a driver the processor does it.
     cargo run --release --features cuda --example jetson_gen -- --class 'red heart' --out target/cuda.png
     python3 backends/cuda/kernels/build.py --check
+    local here=backends/cuda/emulator
+    local emulator=(--manifest-path $here/Cargo.toml --target-dir $here/target)
+    cargo clippy "${emulator[@]}" --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc "${emulator[@]}" --no-deps --quiet
+    cargo test "${emulator[@]}"
+    cargo build --release "${emulator[@]}"
+    # Each has kernels of its own: products without tensor cores, with them, and launches that begin early.
+    for capability in 7.2 8.7 9.0; do
+        LD_LIBRARY_PATH="$PWD/$here/target/release" VARMINT_EMU_CAPABILITY=$capability VARMINT_REQUIRE_CUDA=1 \
+            cargo test -p varmint-cuda --features experimental
+    done
 }
 
 train() { # the PyTorch side against the same goldens

@@ -303,7 +303,7 @@ impl Shared {
                 ),
             );
         }
-        if at % u64::from(bytes) != 0 {
+        if !at.is_multiple_of(bytes.into()) {
             return trouble(
                 code::MISALIGNED,
                 lane,
@@ -403,8 +403,8 @@ impl Reach<'_, '_> {
             high = high.max(a & on);
             bits |= a & on;
         }
-        if bits % u64::from(bytes) != 0 {
-            let lane = lanes(mask).find(|&i| at[i] % u64::from(bytes) != 0).unwrap_or(0);
+        if !bits.is_multiple_of(bytes.into()) {
+            let lane = lanes(mask).find(|&i| !at[i].is_multiple_of(bytes.into())).unwrap_or(0);
             return trouble(
                 code::MISALIGNED,
                 lane as u32,
@@ -601,6 +601,13 @@ enum Event {
 }
 
 /// Runs a warp to its next barrier or its end.
+#[allow(
+    clippy::double_comparisons,
+    clippy::nonminimal_bool,
+    clippy::neg_cmp_op_on_partial_ord,
+    clippy::eq_op,
+    reason = "comparisons as PTX has them, of what may not be a number"
+)]
 #[inline(always)]
 fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, Trouble> {
     let kernel = grid.kernel;
@@ -824,9 +831,9 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
             Op::Sub32 => n2!(i, m, |x, y| x.wrapping_sub(y)),
             Op::Mul32 => n2!(i, m, |x, y| x.wrapping_mul(y)),
             Op::MulHiS32 => {
-                n2!(i, m, |x, y| (i64::from(x as i32) * i64::from(y as i32) >> 32) as u32)
+                n2!(i, m, |x, y| ((i64::from(x as i32) * i64::from(y as i32)) >> 32) as u32)
             }
-            Op::MulHiU32 => n2!(i, m, |x, y| (u64::from(x) * u64::from(y) >> 32) as u32),
+            Op::MulHiU32 => n2!(i, m, |x, y| ((u64::from(x) * u64::from(y)) >> 32) as u32),
             Op::Mad32 => n3!(i, m, |x, y, z| x.wrapping_mul(y).wrapping_add(z)),
             Op::DivS32 | Op::DivU32 | Op::RemS32 | Op::RemU32 => {
                 let (a, b) = (regs.n(i.a), regs.n(i.b));
@@ -1124,7 +1131,8 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                 let same = m == ALL && at.iter().fold(0, |d, &v| d | (v ^ first)) == 0;
                 for l in lanes(if same { 1 } else { m }) {
                     let from = at[l] as usize;
-                    if at[l] + u64::from(bytes) > params.len() as u64 || from % bytes as usize != 0
+                    if at[l].saturating_add(bytes.into()) > params.len() as u64
+                        || !from.is_multiple_of(bytes as usize)
                     {
                         warp.pc = pc;
                         return trouble(
@@ -1162,8 +1170,8 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                             let mut r = *regs.$put(slot);
                             for l in lanes(m) {
                                 // SAFETY: all of the access is inside and aligned.
-                                let $v =
-                                    unsafe { $t::from_ptr(from[l].add(step).cast()) }.load(Relaxed);
+                                let number = unsafe { $t::from_ptr(from[l].add(step).cast()) };
+                                let $v = number.load(Relaxed);
                                 r[l] = $e;
                             }
                             *regs.$put(slot) = r;
@@ -1197,7 +1205,8 @@ fn run(warp: &mut Warp, shared: &mut Shared, grid: &Grid<'_>) -> Result<Event, T
                             for l in lanes(m) {
                                 let $v = r[l];
                                 // SAFETY: all of the access is inside and aligned.
-                                unsafe { $t::from_ptr(to[l].add(step).cast()) }.store($e, Relaxed);
+                                let number = unsafe { $t::from_ptr(to[l].add(step).cast()) };
+                                number.store($e, Relaxed);
                             }
                         }};
                     }
