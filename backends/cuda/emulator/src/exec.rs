@@ -136,6 +136,11 @@ pub(crate) struct Machine<'a> {
     shared: Shared,
 }
 
+/// Whether an address is no multiple of a size, which is a power of two: without a division.
+fn off(at: u64, bytes: u32) -> bool {
+    at & u64::from(bytes - 1) != 0
+}
+
 /// The lanes of a mask.
 fn lanes(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -303,7 +308,7 @@ impl Shared {
                 ),
             );
         }
-        if !at.is_multiple_of(bytes.into()) {
+        if off(at, bytes) {
             return trouble(
                 code::MISALIGNED,
                 lane,
@@ -403,8 +408,8 @@ impl Reach<'_, '_> {
             high = high.max(a & on);
             bits |= a & on;
         }
-        if !bits.is_multiple_of(bytes.into()) {
-            let lane = lanes(mask).find(|&i| !at[i].is_multiple_of(bytes.into())).unwrap_or(0);
+        if off(bits, bytes) {
+            let lane = lanes(mask).find(|&i| off(at[i], bytes)).unwrap_or(0);
             return trouble(
                 code::MISALIGNED,
                 lane as u32,
