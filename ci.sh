@@ -16,6 +16,7 @@ lint() {
     cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
     cargo fmt --check --manifest-path examples/web/Cargo.toml
     cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --check --manifest-path backends/cuda/emulator/Cargo.toml
     cargo clippy --workspace --all-targets -- -D warnings
     cargo check -p varmint-core --features defmt
     cargo check -p varmint --no-default-features
@@ -180,10 +181,31 @@ firmware() { # the example for microcontrollers: pictures, memory and instructio
     )
 }
 
-cuda() { # the GPU backend without a GPU: its kernels are what their sources give, and assemble without spills
+cuda() { # the GPU backend without a GPU: its kernels are what their sources give, assemble without spills, and run emulated
     cargo clippy -p varmint --features cuda --all-targets -- -D warnings
+    # Without a driver the processor does it.
     cargo run --release --features cuda --example jetson_gen -- --class 'red heart' --out target/cuda.png
     python3 backends/cuda/kernels/build.py --check
+    local here=backends/cuda/emulator
+    local emulator=(--manifest-path $here/Cargo.toml --target-dir $here/target)
+    cargo clippy "${emulator[@]}" --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc "${emulator[@]}" --no-deps --quiet
+    cargo test "${emulator[@]}"
+    cargo build --release "${emulator[@]}"
+    # Each has kernels of its own: products without tensor cores, with them, and launches that begin early.
+    # As Xavier, whose products are slowest here, no whole pictures but the small model's: its graphs are Orin's.
+    local skip='--skip pictures_are_the_cpu_s' capability
+    for capability in 7.2 8.7 9.0; do
+        LD_LIBRARY_PATH="$PWD/$here/target/release" VARMINT_EMU_CAPABILITY=$capability VARMINT_REQUIRE_CUDA=1 \
+            cargo test -p varmint-cuda -- $skip
+        skip=
+    done
+    # The example from end to end: the same file from the GPU and from the processor.
+    local two=(--tier lite --class 'red heart' --style twemoji --count 2)
+    LD_LIBRARY_PATH="$PWD/$here/target/release" \
+        cargo run --release --features cuda --example jetson_gen -- "${two[@]}" --device cuda --batch 2 --out target/gpu.png
+    cargo run --release --features cuda --example jetson_gen -- "${two[@]}" --device cpu --out target/cpu.png
+    cmp target/gpu.png target/cpu.png
 }
 
 train() { # the PyTorch side against the same goldens

@@ -23,6 +23,7 @@ struct Heads {
 DEVICE void split_head(const Heads &a, u64 offset, int which, int h, int m, bool real, float *x, int lane) {
     int heads = a.w / a.dim;
     float *from = in_image(a.qkv, offset) + (u64)m * 3 * a.w + which * a.w + h * a.dim;
+    // Zeros where nothing is real: that head may be another block's, which writes it.
     for (int i = lane; i < a.dim; i += 8) x[i] = real ? from[i] : 0.0f;
     float factor = which == 0 ? a.factor[h] : 1.0f, sum = 0.0f;
 #pragma unroll 8

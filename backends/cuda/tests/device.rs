@@ -1,6 +1,6 @@
 //! On a GPU: every stage leaves in its buffers what the scalar reference leaves there, bit for bit, and whole
 //! pictures, sent as graphs, are those of the CPU. Without a GPU each test says why it is skipped, and passes;
-//! with VARMINT_REQUIRE_CUDA=1 it fails.
+//! with VARMINT_REQUIRE_CUDA=1 it fails. `../emulator` stands in for one.
 
 use std::io::Write;
 use std::path::PathBuf;
