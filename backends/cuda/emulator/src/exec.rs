@@ -350,6 +350,8 @@ impl Shared {
                 Kind::Read if r >> 6 == epoch => u64::from(w) | u64::from(epoch << 6 | MANY) << 32,
                 Kind::Read => u64::from(w) | u64::from(id) << 32,
                 Kind::Write => u64::from(r) << 32 | u64::from(id),
+                // What the warp wrote itself is still no atomic operation to the others.
+                Kind::Atomic if w == id => continue,
                 Kind::Atomic => u64::from(r) << 32 | u64::from(epoch << 6 | ATOMIC),
             };
         }

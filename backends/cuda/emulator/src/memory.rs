@@ -334,7 +334,9 @@ impl Alloc {
     #[cold]
     fn first_atomic(&self, word: usize, who: &Who<'_>) -> Result<(), String> {
         self.trace(word);
-        let writers = Self::set(&self.writers[word], 15, |_| ATOMIC);
+        // What the block wrote itself is still no atomic operation to the others.
+        let mine = |t| if t == who.trace { t } else { ATOMIC };
+        let writers = Self::set(&self.writers[word], 15, mine);
         let readers = lanes(self.readers[word].load(SeqCst));
         let plain =
             |t: [u16; 4]| Self::conflict(t.map(|t| if t == ATOMIC { 0 } else { t }), 15, who);

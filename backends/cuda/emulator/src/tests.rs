@@ -377,6 +377,10 @@ fn shared_memory_is_bounded_and_needs_barriers() {
     let count = "setp.ne.s32 %p1, %r1, 0; @%p1 bra G; mov.u32 %r9, 0; st.shared.u32 [dyn], %r9;\nG: bar.sync 0; mov.u64 %rd9, dyn; atom.shared.add.u32 %r8, [%rd9], 1;";
     succeeds(&format!("{count} bar.sync 0; ld.shared.u32 %r8, [dyn];"), 1, 64);
     fails(&format!("{count} ld.shared.u32 %r8, [dyn];"), 1, 64, 719, "atomic operations wrote it");
+    // The atomic operation of the same warp does not hide that the number was only just set.
+    let late = count.replace("G: bar.sync 0;", "G:");
+    assert_ne!(late, count);
+    fails(&late, 1, 64, 719, "warp 0 wrote it and no barrier");
 }
 
 #[test]
@@ -428,6 +432,14 @@ fn blocks_do_not_race() {
         1,
         700,
         "atomic operations wrote it",
+    );
+    fails(
+        "mov.u32 %r9, 0; setp.ne.s32 %p1, %r4, 0; @%p1 bra G; st.global.u32 [%rd1], %r9;\n\
+         G: atom.global.add.u32 %r5, [%rd1], 1;",
+        2,
+        1,
+        700,
+        "block 0 used it without atomic operations",
     );
     // Many may read, and one launch may read what the one before wrote.
     succeeds("ld.global.u32 %r5, [%rd2];", 9, 32);
