@@ -259,12 +259,14 @@ macro_rules! packed {
                     }
                 }
             }
-            for (i, (acc, sums)) in acc.iter().zip(sums).enumerate() {
+            // A copy, so that what is walked through in memory is not what the loops add to.
+            let lanes = acc;
+            for (i, (lanes, sums)) in lanes.iter().zip(sums).enumerate() {
                 if last {
                     // SAFETY: outputs of the product; the lanes of so many channels.
-                    unsafe { p.finish(m + i, n, &*acc.as_ptr().cast::<Lanes<$channels>>()) }
+                    unsafe { p.finish(m + i, n, &*lanes.as_ptr().cast::<Lanes<$channels>>()) }
                 } else {
-                    sums.write(*acc);
+                    sums.write(*lanes);
                 }
             }
         }
