@@ -19,9 +19,11 @@ const ROWS: usize = 16;
 /// Fewest rows for which keys and values are copied, and most channels of their heads.
 const COPY: usize = 4;
 const DIM: usize = 128;
-/// Keys of a copy, and eights of values: 12 and 16 KiB of stack.
+/// Keys of a copy, and eights of values: with the queries 30 KiB of stack.
 const KEYS: usize = 12;
 const VALUES: usize = 512;
+/// How many keys or values ahead of the copied one are fetched.
+const AHEAD: usize = 8;
 /// Keys of a step where nothing is copied.
 const STEP: usize = 4;
 
@@ -307,7 +309,7 @@ unsafe fn rows_by_copies<T: Weight>(
             let count = KEYS.min(part.n - j);
             for i in 0..count {
                 let from = part.k.wrapping_add((j + i) * width);
-                fetch(from.wrapping_add(KEYS * width), dim);
+                fetch(from.wrapping_add(AHEAD * width), dim);
                 for (c, to) in keys.iter_mut().take(eights).enumerate() {
                     // SAFETY: eight channels of key j + i.
                     to[i] = unsafe { T::load(from.add(8 * c)) };
@@ -334,27 +336,27 @@ unsafe fn rows_by_copies<T: Weight>(
             let count = at_once.min(part.n - j);
             for (i, value) in values.chunks_exact_mut(eights).take(count).enumerate() {
                 let from = part.v.wrapping_add((j + i) * width);
-                fetch(from.wrapping_add(at_once * width), dim);
+                fetch(from.wrapping_add(AHEAD * width), dim);
                 for (c, to) in value.iter_mut().enumerate() {
                     // SAFETY: eight channels of value j + i.
                     to.write(unsafe { T::load(from.add(8 * c)) });
                 }
             }
-            let mut c = 0;
-            while c < eights {
-                // SAFETY: `count` values were copied; rows have weights for them from here on.
-                c += unsafe {
-                    let v = values.as_ptr().add(c).cast::<__m256>();
-                    let v = (v, eights, count);
-                    let p = (scores.add(before + j).cast_const(), n);
-                    let to = (out.add(8 * c), width);
-                    let first = before + j == 0;
-                    match eights - c {
-                        8.. => copied_values::<1, 8>(v, p, to, rows, first),
-                        4.. => copied_values::<2, 4>(v, p, to, rows, first),
-                        _ => copied_values::<4, 1>(v, p, to, rows, first),
-                    }
-                };
+            for r in 0..rows {
+                let mut c = 0;
+                while c < eights {
+                    // SAFETY: `count` values were copied; row r has weights for them from here on.
+                    c += unsafe {
+                        let v = (values.as_ptr().add(c).cast::<__m256>(), eights, count);
+                        let p = scores.add(r * n + before + j);
+                        let to = out.add(r * width + 8 * c);
+                        match eights - c {
+                            8.. => copied_values::<8>(v, p, to, before + j == 0),
+                            4.. => copied_values::<4>(v, p, to, before + j == 0),
+                            _ => copied_values::<1>(v, p, to, before + j == 0),
+                        }
+                    };
+                }
             }
         }
         before += part.n;
@@ -400,73 +402,46 @@ unsafe fn copied_score(q: *const __m256, keys: &[[__m256; KEYS]], to: *mut f32, 
     }
 }
 
-/// Adds `count` values, C eights of channels of each, to the outputs of all rows, R at a time.
+/// Adds `count` values, C eights of channels of each, to the output of a row.
 ///
 /// # Safety
-/// `v` points to the values, `stride` eights apart, `p` to the weights of the first row and `to` to its outputs,
-/// which hold sums unless these values are the first; AVX2.
+/// `v` points to the values, `stride` eights apart, `p` to their weights and `to` to the output, which holds a
+/// sum unless these values are the first; AVX2.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn copied_values<const R: usize, const C: usize>(
-    v: (*const __m256, usize, usize),
-    (p, n): (*const f32, usize),
-    (to, width): (*mut f32, usize),
-    rows: usize,
+unsafe fn copied_values<const C: usize>(
+    (v, stride, count): (*const __m256, usize, usize),
+    p: *const f32,
+    to: *mut f32,
     first: bool,
 ) -> usize {
-    let mut r = 0;
-    while r < rows {
+    let mut acc = [_mm256_setzero_ps(); C];
+    let step = |acc: &mut [__m256; C], j: usize| {
+        // SAFETY: value j and its weight.
+        let (v, p) = unsafe { (&*v.add(j * stride).cast::<[__m256; C]>(), p.add(j).read()) };
+        let p = _mm256_set1_ps(p);
+        for (acc, &v) in acc.iter_mut().zip(v) {
+            *acc = _mm256_add_ps(*acc, _mm256_mul_ps(p, v));
+        }
+    };
+    if !first {
+        for (c, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: the caller's.
+            *acc = unsafe { _mm256_loadu_ps(to.add(8 * c)) };
+        }
+    }
+    for j in 0..count / 2 {
+        step(&mut acc, 2 * j);
+        step(&mut acc, 2 * j + 1);
+    }
+    if count % 2 > 0 {
+        step(&mut acc, count - 1);
+    }
+    for (c, &acc) in acc.iter().enumerate() {
         // SAFETY: the caller's.
-        r += unsafe {
-            let (p, to) = ((p.add(r * n), n), (to.add(r * width), width));
-            if rows - r >= R {
-                add_values::<R, C>(v, p, to, first)
-            } else {
-                add_values::<1, C>(v, p, to, first)
-            }
-        };
+        unsafe { _mm256_storeu_ps(to.add(8 * c), acc) };
     }
     C
-}
-
-/// [`copied_values`] for R rows.
-///
-/// # Safety
-/// As there.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn add_values<const R: usize, const C: usize>(
-    (v, stride, count): (*const __m256, usize, usize),
-    (p, n): (*const f32, usize),
-    (to, width): (*mut f32, usize),
-    first: bool,
-) -> usize {
-    let mut acc = [[_mm256_setzero_ps(); C]; R];
-    // SAFETY: the caller's.
-    unsafe {
-        if !first {
-            for (r, acc) in acc.iter_mut().enumerate() {
-                for (c, acc) in acc.iter_mut().enumerate() {
-                    *acc = _mm256_loadu_ps(to.add(r * width + 8 * c));
-                }
-            }
-        }
-        for j in 0..count {
-            let v = &*v.add(j * stride).cast::<[__m256; C]>();
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let p = _mm256_set1_ps(p.add(r * n + j).read());
-                for (acc, &v) in acc.iter_mut().zip(v) {
-                    *acc = _mm256_add_ps(*acc, _mm256_mul_ps(p, v));
-                }
-            }
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            for (c, &acc) in acc.iter().enumerate() {
-                _mm256_storeu_ps(to.add(r * width + 8 * c), acc);
-            }
-        }
-    }
-    R
 }
 
 /// Channels `c..c + 8 C` of R outputs.

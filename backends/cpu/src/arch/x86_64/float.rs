@@ -350,9 +350,9 @@ fn short<W: Weight>(p: &Product<'_, W>) {
 }
 
 /// A product in tiles of so many rows. At most $rows of them pass while weights are in their place: the
-/// copies and sums take 70 KiB of stack. The first $ahead lines of the next row are fetched ahead.
+/// copies and sums take 70 KiB of stack. Bytes $ahead of the next row are fetched ahead.
 macro_rules! gemm {
-    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*], $rows:literal, $ahead:literal) => {
+    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*], $rows:literal, [$($ahead:literal)*]) => {
         $(#[$doc])*
         #[target_feature(enable = $features)]
         pub(super) fn $gemm<W: Weight>(
@@ -381,10 +381,10 @@ macro_rules! gemm {
                             unsafe { p.pack(n, piece, &mut pack.0) }
                             for (i, sums) in sums.chunks_mut($mr).enumerate() {
                                 let to = (m + i * $mr, n);
-                                let next = p.row(m + (i + 1) * $mr, s, at).cast::<i8>();
-                                for line in 0..$ahead {
-                                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line * 64));
-                                }
+                                $(
+                                    let ahead = p.row(m + (i + 1) * $mr, s, at).cast::<i8>();
+                                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add($ahead));
+                                )*
                                 // SAFETY: as many rows of the product as sums.
                                 unsafe {
                                     match sums.len() {
@@ -405,10 +405,10 @@ macro_rules! gemm {
 gemm! {
     /// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold
     /// what the shapes say.
-    gemm_avx2, "avx2,f16c", 12, packed_avx2, [1], 128, 4
+    gemm_avx2, "avx2,f16c", 12, packed_avx2, [1], 128, [0 64 128 192]
 }
 
 gemm! {
     /// As [`gemm_avx2`] with AVX-512.
-    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 1 2], 96, 0
+    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 1 2], 96, []
 }
