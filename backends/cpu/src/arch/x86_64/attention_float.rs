@@ -16,7 +16,7 @@ use super::float::{Weight, trees};
 
 /// Most query rows of a block.
 const ROWS: usize = 16;
-/// Fewest rows for which keys and values are copied, and most channels of their heads.
+/// Fewest rows for which keys and values are copied, if these fill one copy, and most channels of their heads.
 const COPY: usize = 4;
 const DIM: usize = 128;
 /// Keys of a copy, and eights of values: with the queries 30 KiB of stack.
@@ -99,7 +99,7 @@ fn blocks<T: Weight>(
             let q = q.get(at..at + (block - 1) * width + dim)?;
             let out = out.get_mut(at..at + (block - 1) * width + dim)?;
             let scores = scratch.scores.get_mut(..block * n)?;
-            if block >= COPY && dim <= DIM {
+            if block >= COPY && n >= KEYS && dim <= DIM {
                 // SAFETY: as many rows of the block are inside `q` and `out`, `width` apart, and have n
                 // scores each; the parts hold their keys and values.
                 unsafe {
@@ -294,7 +294,7 @@ unsafe fn rows_by_copies<T: Weight>(
     (scores, n): (*mut f32, usize),
     out: *mut f32,
 ) {
-    let (width, eights) = (parts[0].width, dim / 8);
+    let (width, eights, zero) = (parts[0].width, dim / 8, _mm256_setzero_ps());
     let mut queries = [MaybeUninit::<__m256>::uninit(); ROWS * DIM / 8];
     for (r, row) in queries.chunks_exact_mut(eights).take(rows).enumerate() {
         for (c, to) in row.iter_mut().enumerate() {
@@ -302,24 +302,29 @@ unsafe fn rows_by_copies<T: Weight>(
             to.write(unsafe { _mm256_loadu_ps(q.add(r * width + 8 * c)) });
         }
     }
-    let mut keys = [[_mm256_setzero_ps(); KEYS]; DIM / 8];
+    let mut keys = [MaybeUninit::<[__m256; KEYS]>::uninit(); DIM / 8];
+    let keys = keys[..eights].as_mut_ptr().cast::<[__m256; KEYS]>();
     let mut before = 0;
     for part in parts {
         for j in (0..part.n).step_by(KEYS) {
             let count = KEYS.min(part.n - j);
-            for i in 0..count {
+            for i in 0..KEYS {
                 let from = part.k.wrapping_add((j + i) * width);
                 fetch(from.wrapping_add(AHEAD * width), dim);
-                for (c, to) in keys.iter_mut().take(eights).enumerate() {
-                    // SAFETY: eight channels of key j + i.
-                    to[i] = unsafe { T::load(from.add(8 * c)) };
+                for c in 0..eights {
+                    // SAFETY: eight channels of key j + i, if there is one; one of the eights of `keys`.
+                    unsafe {
+                        let key = if i < count { T::load(from.add(8 * c)) } else { zero };
+                        (&raw mut (*keys.add(c))[i]).write(key);
+                    }
                 }
             }
             for r in 0..rows {
                 // SAFETY: row r was copied, and has scores for `count` keys from here on.
                 unsafe {
                     let q = queries.as_ptr().add(r * eights).cast::<__m256>();
-                    copied_score(q, &keys[..eights], scores.add(r * n + before + j), count);
+                    let keys = core::slice::from_raw_parts(keys, eights);
+                    copied_score(q, keys, scores.add(r * n + before + j), count);
                 }
             }
         }
