@@ -17,7 +17,7 @@ use varmint_core::ops::Taps;
 /// places of the first cache. Between pieces the lanes of the sums wait in memory: their order stays.
 const PACK: usize = 8;
 /// Inputs of a piece, a multiple of 8.
-const DEPTH: usize = 512;
+const DEPTH: usize = 352;
 
 /// Weights of `C` channels side by side, and the lanes of a row's sums.
 type Pack<const C: usize> = [Lanes<C>; DEPTH / 8];
@@ -151,19 +151,6 @@ impl<'a, W: Weight> Product<'a, W> {
         }
     }
 
-    /// Asks for part `i` of `parts` of the weights of the next piece, which need not be there.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn fetch<const C: usize>(&self, from: *const W, i: usize, parts: usize) {
-        let lines = DEPTH * size_of::<W>() / 64;
-        let part = (C * lines).div_ceil(parts);
-        for line in (i * part..(i + 1) * part).take_while(|&line| line < C * lines) {
-            let k = self.x.segs * self.x.seg_len;
-            let from = from.wrapping_add(line / lines * k).cast::<i8>();
-            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(line % lines * 64))
-        }
-    }
-
     /// Writes outputs of row `m` and channels from `n` on, as many as there are sums or channels.
     ///
     /// # Safety
@@ -212,7 +199,7 @@ pub(super) fn trees(of: [__m256; 4]) -> __m128 {
 /// with AVX-512, of two.
 macro_rules! packed {
     ($name:ident, $features:literal, $channels:literal, $vec:ty,
-     $set:ident, $twice:expr, $mul:ident, $add:ident, $ahead:literal) => {
+     $set:ident, $twice:expr, $mul:ident, $add:ident) => {
         /// Rows from `m` and channels from `n` on; the piece is inputs `at..at + len` of segment `s`. The lanes
         /// wait in `sums` between the pieces.
         ///
@@ -255,9 +242,6 @@ macro_rules! packed {
             // In twos: to go round costs half a cycle of Zen.
             let eights = len / 8;
             for i in 0..eights / 2 {
-                if $ahead {
-                    _mm_prefetch::<_MM_HINT_T0>(x.wrapping_add(row + i * 16).cast());
-                }
                 step(&mut acc, 2 * i);
                 step(&mut acc, 2 * i + 1);
             }
@@ -296,8 +280,7 @@ packed!(
     _mm256_setzero_ps,
     core::convert::identity,
     _mm256_mul_ps,
-    _mm256_add_ps,
-    true
+    _mm256_add_ps
 );
 packed!(
     packed_avx512,
@@ -307,8 +290,7 @@ packed!(
     _mm512_setzero_ps,
     _mm512_broadcast_f32x8,
     _mm512_mul_ps,
-    _mm512_add_ps,
-    false
+    _mm512_add_ps
 );
 
 /// MR rows from `m` and NR channels from `n` on, with weights as stored.
@@ -370,7 +352,7 @@ fn short<W: Weight>(p: &Product<'_, W>) {
 /// A product in tiles of so many rows. At most $rows of them pass while weights are in their place: the
 /// copies and sums take 70 KiB of stack. Bytes $ahead of the next row are fetched ahead.
 macro_rules! gemm {
-    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*], $rows:literal, $ahead:literal) => {
+    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*], $rows:literal, [$($ahead:literal)*]) => {
         $(#[$doc])*
         #[target_feature(enable = $features)]
         pub(super) fn $gemm<W: Weight>(
@@ -397,20 +379,12 @@ macro_rules! gemm {
                             let piece = (s, at, len);
                             // SAFETY: inputs and channels of the product.
                             unsafe { p.pack(n, piece, &mut pack.0) }
-                            // Those after the last channel are not there, and slow to find out.
-                            let next = if !ends.1 {
-                                p.weight(n, s, at + len)
-                            } else if n + 2 * $channels <= bias.len() {
-                                p.weight(n + $channels, 0, 0)
-                            } else {
-                                p.weight(n, 0, 0)
-                            };
-                            let blocks = sums.len().div_ceil($mr);
                             for (i, sums) in sums.chunks_mut($mr).enumerate() {
                                 let to = (m + i * $mr, n);
-                                if $ahead {
-                                    p.fetch::<$channels>(next, i, blocks);
-                                }
+                                $(
+                                    let ahead = p.row(m + (i + 1) * $mr, s, at).cast::<i8>();
+                                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add($ahead));
+                                )*
                                 // SAFETY: as many rows of the product as sums.
                                 unsafe {
                                     match sums.len() {
@@ -431,10 +405,10 @@ macro_rules! gemm {
 gemm! {
     /// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold
     /// what the shapes say.
-    gemm_avx2, "avx2,f16c", 12, packed_avx2, [1], 64, true
+    gemm_avx2, "avx2,f16c", 12, packed_avx2, [1], 128, [0 64 128 192]
 }
 
 gemm! {
     /// As [`gemm_avx2`] with AVX-512.
-    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 1 2], 96, false
+    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 1 2], 96, []
 }
