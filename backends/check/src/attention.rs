@@ -199,7 +199,7 @@ fn float_attention(
 pub fn float_attention_equals_the_reference(ops: &dyn Ops) -> Result<usize, Mismatch> {
     let mut r = Random(1 << 31);
     let mut cases = 0;
-    for dim in [8, 12, 16, 24, 32, 48, 64, 136] {
+    for dim in [8, 12, 16, 24, 32, 48, 64, 128, 136] {
         // Ordinary scores, and scores so far apart that most numerators are 0.
         for size in [1.0, 40.0] {
             for keys in [(0, 1), (1, 0), (1, 4), (14, 9), (16, 16), (103, 64), (424, 256)] {
@@ -215,7 +215,12 @@ pub fn float_attention_equals_the_reference(ops: &dyn Ops) -> Result<usize, Mism
                 cases += 1;
             }
         }
-        for keys in 1..20 {
+        // Blocks of more rows, the last of them short.
+        for (rows, room) in [(16, 16), (17, 20), (20, 16), (37, 16)] {
+            float_attention(ops, (dim, 2, 2), (rows, room), (70, 25), 1.0, &mut r)?;
+            cases += 1;
+        }
+        for keys in 1..30 {
             float_attention(ops, (dim, 2, 2), (7, 8), (keys / 3, keys - keys / 3), 1.0, &mut r)?;
             cases += 1;
         }

@@ -11,6 +11,20 @@ use crate::products::SHAPES;
 use crate::random::Random;
 use crate::{Mismatch, SENTINEL, bits, same};
 
+/// Rows and channels around the tiles of the copying kernels; inputs around an eight, two of them, and the pieces
+/// in which weights are copied (352); segments of several pieces.
+const PIECES: [(usize, usize, usize, usize); 9] = [
+    (8, 5, 1, 11),
+    (9, 8, 1, 12),
+    (10, 13, 1, 13),
+    (8, 24, 1, 24),
+    (9, 349, 1, 25),
+    (10, 360, 1, 12),
+    (13, 704, 1, 36),
+    (129, 368, 2, 13),
+    (130, 1056, 1, 5),
+];
+
 /// f32 and f16 products over the shapes, odd lengths too.
 ///
 /// # Errors
@@ -18,7 +32,7 @@ use crate::{Mismatch, SENTINEL, bits, same};
 pub fn float_products_equal_the_reference(ops: &dyn Ops) -> Result<usize, Mismatch> {
     let mut r = Random(9 << 20);
     let mut cases = 0;
-    for (m, seg_len, segs, n) in SHAPES {
+    for (m, seg_len, segs, n) in SHAPES.into_iter().chain(PIECES) {
         // Odd lengths too: floats are not padded.
         for (seg_len, shift) in [(seg_len, 0), (seg_len + 3, 1)] {
             let stride = if segs == 1 { seg_len } else { seg_len / segs };

@@ -422,7 +422,7 @@ pub(super) fn value_scales(parts: &[Part<'_>], j: usize) -> [__m256; 2] {
 /// together: one alone would wait for itself.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn exp_avx2<const M: usize>(x: [__m256; M]) -> [__m256; M] {
+pub(super) fn exp_avx2<const M: usize>(x: [__m256; M]) -> [__m256; M] {
     let set = |v: f32| _mm256_set1_ps(v);
     let magic = set(12_582_912.0);
     let mut p = [_mm256_setzero_ps(); M];

@@ -1,10 +1,13 @@
 //! Float products, in the order of the reference: eight lanes over the inputs, then a tree.
 //!
-//! Weights are rows, so a tile of outputs is a tile of scalar products.
+//! Weights are rows, so a tile of outputs is a tile of scalar products. With AVX2 it is one row high: every
+//! copied weight is an operand in memory, as loads into registers take the places of additions in the four
+//! operations that a Zen starts per cycle.
 //! Multiplication and addition stay apart (the integer tiers run these products too, and their bits do
 //! not depend on the processor); where the two have units of their own, as on Zen, that costs nothing.
 
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 use half::f16;
 use varmint_core::ops::Taps;
@@ -15,8 +18,6 @@ use varmint_core::ops::Taps;
 const PACK: usize = 8;
 /// Inputs of a piece, a multiple of 8.
 const DEPTH: usize = 352;
-/// Most rows that pass while weights are in their place.
-const ROWS: usize = 96;
 
 /// Weights of `C` channels side by side, and the lanes of a row's sums.
 type Pack<const C: usize> = [Lanes<C>; DEPTH / 8];
@@ -160,22 +161,21 @@ impl<'a, W: Weight> Product<'a, W> {
         let channels = self.bias.len();
         let (bias, to) =
             (self.bias.as_ptr().wrapping_add(n), self.out.wrapping_add(m * channels + n));
-        for i in (0..C).step_by(8) {
-            let mut eight = [_mm256_setzero_ps(); 8];
-            for (eight, sum) in eight.iter_mut().zip(&sums[i..]) {
-                *eight = *sum;
+        for i in (0..C).step_by(4) {
+            let mut four = [_mm256_setzero_ps(); 4];
+            for (four, sum) in four.iter_mut().zip(&sums[i..]) {
+                *four = *sum;
             }
-            let lanes = trees(eight);
-            let count = (C - i).min(8).min(channels.saturating_sub(n + i));
+            let sums = trees(four);
+            let count = (C - i).min(4).min(channels.saturating_sub(n + i));
             // SAFETY: the biases and outputs of `count` channels.
             unsafe {
-                if count == 8 {
-                    let out = _mm256_add_ps(lanes, _mm256_loadu_ps(bias.add(i)));
-                    _mm256_storeu_ps(to.add(i), out);
+                if count == 4 {
+                    _mm_storeu_ps(to.add(i), _mm_add_ps(sums, _mm_loadu_ps(bias.add(i))));
                 } else {
-                    let lanes: [f32; 8] = core::mem::transmute(lanes);
-                    for (j, lane) in lanes.into_iter().enumerate().take(count) {
-                        to.add(i + j).write(lane + bias.add(i + j).read());
+                    let sums: [f32; 4] = core::mem::transmute(sums);
+                    for (j, sum) in sums.into_iter().enumerate().take(count) {
+                        to.add(i + j).write(sum + bias.add(i + j).read());
                     }
                 }
             }
@@ -183,84 +183,90 @@ impl<'a, W: Weight> Product<'a, W> {
     }
 }
 
-/// `varmint_core::num::tree` of eight registers.
+/// `varmint_core::num::tree` of four registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn trees(of: [__m256; 8]) -> __m256 {
-    // j and j + 4 share a register: [a + e, b + f, c + g, d + h] of each. (Not by `vperm2f128`, which is eight
-    // operations on the first Zen.)
-    let half = |j: usize| {
-        let (low, high) = (of[j], of[j + 4]);
-        let upper = _mm256_castps128_ps256(_mm256_extractf128_ps::<1>(low));
-        _mm256_add_ps(
-            _mm256_insertf128_ps::<1>(low, _mm256_castps256_ps128(high)),
-            _mm256_blend_ps::<0xF0>(upper, high),
-        )
-    };
-    // [(a + e) + (c + g), (b + f) + (d + h)] of two in each half.
-    let pair = |h0, h1| _mm256_add_ps(_mm256_unpacklo_ps(h0, h1), _mm256_unpackhi_ps(h0, h1));
-    let (p01, p23) = (pair(half(0), half(1)), pair(half(2), half(3)));
-    _mm256_add_ps(
-        _mm256_shuffle_ps::<0b01_00_01_00>(p01, p23),
-        _mm256_shuffle_ps::<0b11_10_11_10>(p01, p23),
-    )
+pub(super) fn trees(of: [__m256; 4]) -> __m128 {
+    // l0 + l4 and so on, then with two lanes to the right, then with one.
+    let [a, b, c, d] =
+        of.map(|l| _mm_add_ps(_mm256_castps256_ps128(l), _mm256_extractf128_ps::<1>(l)));
+    let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+    let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+    _mm_add_ps(_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd))
 }
 
-/// Adds the products of `len` inputs of MR rows with copied weights, in tiles of $tile registers of
-/// channels; a register holds the eights of one channel or, with AVX-512, of two.
+/// The products of a piece of MR rows with copied weights. A register holds the eights of one channel or,
+/// with AVX-512, of two.
 macro_rules! packed {
-    ($name:ident, $features:literal, $channels:literal, $tile:literal, $vec:ty,
+    ($name:ident, $features:literal, $channels:literal, $vec:ty,
      $set:ident, $twice:expr, $mul:ident, $add:ident) => {
+        /// Rows from `m` and channels from `n` on; the piece is inputs `at..at + len` of segment `s`. The lanes
+        /// wait in `sums` between the pieces.
+        ///
         /// # Safety
-        /// `x` points to the inputs of the first row, `row` from one row to the next, all readable;
-        /// the features.
+        /// They are the product's; sums wait for each row unless this is the first piece; the features.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn $name<const MR: usize>(
-            (x, row, len): (*const f32, usize, usize),
+        unsafe fn $name<W: Weight, const MR: usize>(
+            p: &Product<'_, W>,
+            (m, n): (usize, usize),
+            (s, at, len): (usize, usize, usize),
             w: &Pack<$channels>,
-            sums: &mut [Lanes<$channels>],
-            first: bool,
+            sums: &mut [MaybeUninit<[$vec; $channels * size_of::<__m256>() / size_of::<$vec>()]>],
+            (first, last): (bool, bool),
         ) {
             const ALL: usize = $channels * size_of::<__m256>() / size_of::<$vec>();
-            let (w, sums) = (w.as_ptr().cast::<$vec>(), sums.as_mut_ptr().cast::<$vec>());
-            for n in (0..ALL).step_by($tile) {
-                // SAFETY: the caller's; tiles are parts of `Pack` and `Lanes`, aligned for their type.
+            let (x, row, w) = (p.row(m, s, at), p.x.stride, w.as_ptr().cast::<[$vec; ALL]>());
+            let mut acc = [[$set(); ALL]; MR];
+            if !first {
+                for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
+                    // SAFETY: written by the piece before.
+                    *acc = unsafe { sums.assume_init_read() };
+                }
+            }
+            let step = |acc: &mut [[$vec; ALL]; MR], i: usize| {
+                // SAFETY: the eights i of the rows and of the weights, which are aligned for their type.
                 unsafe {
-                    let mut acc = [[$set(); $tile]; MR];
-                    if !first {
-                        for (m, acc) in acc.iter_mut().enumerate() {
-                            for (j, acc) in acc.iter_mut().enumerate() {
-                                *acc = sums.add(m * ALL + n + j).read();
-                            }
-                        }
-                    }
                     let mut inputs = [$set(); MR];
-                    for i in 0..len / 8 {
-                        for (m, inputs) in inputs.iter_mut().enumerate() {
-                            *inputs = $twice(_mm256_loadu_ps(x.add(m * row + i * 8)));
-                        }
-                        for j in 0..$tile {
-                            let w = w.add(i * ALL + n + j).read();
-                            for (acc, &x) in acc.iter_mut().zip(&inputs) {
-                                acc[j] = $add(acc[j], $mul(w, x));
-                            }
+                    for (m, inputs) in inputs.iter_mut().enumerate() {
+                        *inputs = $twice(_mm256_loadu_ps(x.add(m * row + i * 8)));
+                    }
+                    let w = &*w.add(i);
+                    for j in 0..ALL {
+                        for (acc, &x) in acc.iter_mut().zip(&inputs) {
+                            acc[j] = $add(acc[j], $mul(x, w[j]));
                         }
                     }
-                    let (i, rest) = (len / 8, len % 8);
-                    if rest > 0 {
-                        for (m, acc) in acc.iter_mut().enumerate() {
-                            let x = $twice(f32::load_part(x.add(m * row + i * 8), rest));
-                            for (j, acc) in acc.iter_mut().enumerate() {
-                                *acc = $add(*acc, $mul(w.add(i * ALL + n + j).read(), x));
-                            }
+                }
+            };
+            // In twos: to go round costs half a cycle of Zen.
+            let eights = len / 8;
+            for i in 0..eights / 2 {
+                step(&mut acc, 2 * i);
+                step(&mut acc, 2 * i + 1);
+            }
+            if eights % 2 > 0 {
+                step(&mut acc, eights - 1);
+            }
+            if len % 8 > 0 {
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    // SAFETY: the last inputs of the row, and their weights.
+                    unsafe {
+                        let x = $twice(f32::load_part(x.add(m * row + eights * 8), len % 8));
+                        for (acc, &w) in acc.iter_mut().zip(&*w.add(eights)) {
+                            *acc = $add(*acc, $mul(x, w));
                         }
                     }
-                    for (m, acc) in acc.iter().enumerate() {
-                        for (j, acc) in acc.iter().enumerate() {
-                            sums.add(m * ALL + n + j).write(*acc);
-                        }
-                    }
+                }
+            }
+            // A copy, so that what is walked through in memory is not what the loops add to.
+            let lanes = acc;
+            for (i, (lanes, sums)) in lanes.iter().zip(sums).enumerate() {
+                if last {
+                    // SAFETY: outputs of the product; the lanes of so many channels.
+                    unsafe { p.finish(m + i, n, &*lanes.as_ptr().cast::<Lanes<$channels>>()) }
+                } else {
+                    sums.write(*lanes);
                 }
             }
         }
@@ -270,7 +276,6 @@ packed!(
     packed_avx2,
     "avx2,f16c",
     12,
-    6,
     __m256,
     _mm256_setzero_ps,
     core::convert::identity,
@@ -281,7 +286,6 @@ packed!(
     packed_avx512,
     "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl",
     16,
-    8,
     __m512,
     _mm512_setzero_ps,
     _mm512_broadcast_f32x8,
@@ -345,9 +349,10 @@ fn short<W: Weight>(p: &Product<'_, W>) {
     }
 }
 
-/// A product in tiles of so many rows; the copies and sums take 70 KiB of stack.
+/// A product in tiles of so many rows. At most $rows of them pass while weights are in their place: the
+/// copies and sums take 70 KiB of stack. Bytes $ahead of the next row are fetched ahead.
 macro_rules! gemm {
-    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*]) => {
+    ($(#[$doc:meta])* $gemm:ident, $features:literal, $channels:literal, $packed:ident, [$mr:literal $($few:literal)*], $rows:literal, [$($ahead:literal)*]) => {
         $(#[$doc])*
         #[target_feature(enable = $features)]
         pub(super) fn $gemm<W: Weight>(
@@ -361,35 +366,34 @@ macro_rules! gemm {
                 short(&p);
                 return Some(());
             }
-            let zero: Lanes<$channels> = [_mm256_setzero_ps(); $channels];
-            let mut pack: Aligned<Pack<$channels>> = Aligned([zero; DEPTH / 8]);
-            let mut sums: Aligned<[Lanes<$channels>; ROWS]> = Aligned([zero; ROWS]);
-            for first in (0..x.rows).step_by(ROWS) {
-                let sums = &mut sums.0[..ROWS.min(x.rows - first)];
+            let mut pack: Aligned<Pack<$channels>> =
+                Aligned([[_mm256_setzero_ps(); $channels]; DEPTH / 8]);
+            let mut sums = Aligned([MaybeUninit::uninit(); $rows]);
+            for m in (0..x.rows).step_by($rows) {
+                let sums = &mut sums.0[..$rows.min(x.rows - m)];
                 for n in (0..bias.len()).step_by($channels) {
-                    let mut first_piece = true;
                     for s in 0..x.segs {
                         for at in (0..x.seg_len).step_by(DEPTH) {
                             let len = DEPTH.min(x.seg_len - at);
+                            let ends = (s + at == 0, s + 1 == x.segs && at + len == x.seg_len);
+                            let piece = (s, at, len);
                             // SAFETY: inputs and channels of the product.
-                            unsafe { p.pack(n, (s, at, len), &mut pack.0) }
+                            unsafe { p.pack(n, piece, &mut pack.0) }
                             for (i, sums) in sums.chunks_mut($mr).enumerate() {
-                                let rows = (p.row(first + i * $mr, s, at), x.stride, len);
+                                let to = (m + i * $mr, n);
+                                $(
+                                    let ahead = p.row(m + (i + 1) * $mr, s, at).cast::<i8>();
+                                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add($ahead));
+                                )*
                                 // SAFETY: as many rows of the product as sums.
                                 unsafe {
                                     match sums.len() {
-                                        $mr => $packed::<$mr>(rows, &pack.0, sums, first_piece),
-                                        $($few => $packed::<$few>(rows, &pack.0, sums, first_piece),)*
-                                        _ => $packed::<1>(rows, &pack.0, sums, first_piece),
+                                        $($few => $packed::<W, $few>(&p, to, piece, &pack.0, sums, ends),)*
+                                        _ => $packed::<W, $mr>(&p, to, piece, &pack.0, sums, ends),
                                     }
                                 }
                             }
-                            first_piece = false;
                         }
-                    }
-                    for (i, sums) in sums.iter().enumerate() {
-                        // SAFETY: outputs of the product.
-                        unsafe { p.finish(first + i, n, sums) }
                     }
                 }
             }
@@ -401,10 +405,10 @@ macro_rules! gemm {
 gemm! {
     /// See `varmint_core::Ops::gemm_f32` and `gemm_f16`, with AVX2; `None` where the slices do not hold
     /// what the shapes say.
-    gemm_avx2, "avx2,f16c", 12, packed_avx2, [2]
+    gemm_avx2, "avx2,f16c", 12, packed_avx2, [1], 128, [0 64 128 192]
 }
 
 gemm! {
     /// As [`gemm_avx2`] with AVX-512.
-    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 2]
+    gemm_avx512, "avx2,f16c,avx512f,avx512bw,avx512dq,avx512vl", 16, packed_avx512, [3 1 2], 96, []
 }
