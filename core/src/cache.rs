@@ -132,8 +132,8 @@ pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<
     Some(if j < tier.guided { j } else { tier.guided - 1 })
 }
 
-/// Keys and values of some tokens in a row: offsets in the arena, of the first one, in bytes. A token has C values;
-/// in an int8 cache it has a scale per head, too.
+/// Keys and values of some tokens in a row: offsets in the arena, of the first one, in bytes. A token has the values of
+/// the heads of its class; in an int8 cache it has a scale per head, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KvPart {
     /// Tokens.
@@ -255,6 +255,16 @@ impl Slab {
             ks: base + 2 * n + scale,
             vs: base + 2 * n + s + scale,
         }
+    }
+
+    /// The scale's tokens in a `KvNow` that begins `base` bytes into the arena.
+    pub(crate) fn apart(&self, base: usize) -> KvPart {
+        self.part(base + self.now, self.l, 0, self.l)
+    }
+
+    /// Where head `h` begins in `Seen`.
+    pub(crate) const fn looks(&self, h: usize) -> usize {
+        (self.of.first + h) * (self.before + self.l)
     }
 
     /// Where token `i` of the scale lies: the slab's place in the cache or in `KvNow`, its tokens, and the token in it.
