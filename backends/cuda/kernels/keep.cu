@@ -149,9 +149,10 @@ extern "C" __global__ void __launch_bounds__(256) keep(const __grid_constant__ K
             int i = base + 256 * m + tid;
             if (i >= total) continue;
             int from = (int)ranks[i / (2 * words)], word = i % (2 * words);
-            const Part &part = from < past.n ? past : own;
-            u64 at = ((u64)(from < past.n ? from : from - past.n) * heads + h) * words + word % words;
-            moved[m] = ((const u32 *)(word < words ? part.k : part.v))[at];
+            bool inside = from < past.n;
+            u64 at = ((u64)(inside ? from : from - past.n) * heads + h) * words + word % words;
+            const u8 *k = inside ? past.k : own.k, *v = inside ? past.v : own.v;
+            moved[m] = ((const u32 *)(word < words ? k : v))[at];
         }
         __syncthreads();
 #pragma unroll
@@ -169,9 +170,9 @@ extern "C" __global__ void __launch_bounds__(256) keep(const __grid_constant__ K
         u16 key = 0, value = 0;
         if (to < p.room) {
             int from = (int)ranks[to];
-            const Part &part = from < past.n ? past : own;
-            u64 at = (u64)(from < past.n ? from : from - past.n) * heads + h;
-            key = part.ks[at], value = part.vs[at];
+            bool inside = from < past.n;
+            u64 at = (u64)(inside ? from : from - past.n) * heads + h;
+            key = (inside ? past.ks : own.ks)[at], value = (inside ? past.vs : own.vs)[at];
         }
         __syncthreads();
         if (to < p.room) {

@@ -276,8 +276,8 @@ fn other_numbers_are_the_reference_s() {
     assert!(wrong.is_empty(), "{} stages differ", wrong.len());
 }
 
-/// Which tokens stay, by class of head, and which of their own scale's tokens see: with int8 heads of 64 channels, for
-/// the tensor cores, and with others.
+/// Which tokens stay, by class of head, and which of its own scale a token sees: heads of 64 channels, for the tensor
+/// cores, and of 12; guidance that ends before the last scale.
 #[test]
 fn tiers_that_drop_tokens_are_the_reference_s() {
     use varmint_quant::numbers::{Numbers, choose};
@@ -286,58 +286,45 @@ fn tiers_that_drop_tokens_are_the_reference_s() {
         return;
     }
     const ALL: u16 = KEEP_ALL;
+    // Of other heads and of wide ones; the side of a neighbourhood, from a scale on.
     let keep = |others: [u16; 4], wide: [u16; 4], window, window_from| {
         let mut keep = Keep { grid: 2, pool: 3, protect: 1, window, window_from, ..Keep::ALL };
         keep.most[0][..4].copy_from_slice(&others);
         keep.most[1][..4].copy_from_slice(&wide);
         keep
     };
+    let few = keep([1, 3, 6, ALL], [1, 5, 10, ALL], 0, 0);
+    let wide_64 = vec![
+        (Store::I8, 4, few),
+        (Store::I8, 3, keep([ALL, ALL, 9, ALL], [ALL; 4], 0, 0)), // one class chooses
+    ];
+    let wide_12 = vec![
+        (Store::F16, 4, few),
+        (Store::F32, 2, keep([ALL, 0, 4, ALL], [ALL, ALL, 13, ALL], 0, 0)),
+        (Store::I8, 3, keep([1, 5, 9, ALL], [1, 5, 2, ALL], 3, 2)),
+        (Store::F16, 4, keep([0; 4], [0; 4], 3, 0)),
+        (Store::F32, 4, keep([ALL; 4], [ALL; 4], 1, 3)),
+    ];
     let path = std::env::temp_dir().join(format!("varmint-keep-{}.vmt", std::process::id()));
     let mut wrong = Vec::new();
-    // Wide heads of the blocks, and tiers.
-    let few = keep([1, 3, 6, ALL], [1, 5, 10, ALL], 0, 0);
-    for (depth, width, wide, tiers) in [
-        (
-            2,
-            128,
-            [1, 0],
-            vec![(Store::I8, few), (Store::I8, keep([ALL, ALL, 9, ALL], [ALL; 4], 0, 0))],
-        ),
-        (
-            2,
-            48,
-            [3, 1],
-            vec![
-                (Store::F16, few),
-                (Store::F32, keep([ALL, 0, 4, ALL], [ALL, ALL, 13, ALL], 0, 0)),
-                (Store::I8, keep([1, 5, 9, ALL], [1, 5, 2, ALL], 3, 2)),
-                (Store::F16, keep([0; 4], [0; 4], 3, 0)),
-                (Store::F32, keep([ALL; 4], [ALL; 4], 1, 3)),
-            ],
-        ),
-    ] {
+    for (width, heads, wide, tiers) in [(128, 2, [1, 0], wide_64), (48, 4, [3, 1], wide_12)] {
         let scales = vec![1, 2, 3, 4];
-        let shape = Shape { depth, scales, vocab: 64, channels: 32, ..Shape::default() };
+        let shape = Shape { depth: 2, scales, vocab: 64, channels: 32, ..Shape::default() };
         let mut description = shape.describe("random", vec![shape.full_tier(Numbers::Int8)]);
         let trunk = &mut description.trunks[0];
-        (trunk.width, trunk.hidden) = (width, 4 * width);
-        trunk.heads = if width == 128 { 2 } else { 4 };
+        (trunk.width, trunk.hidden, trunk.heads) = (width, 4 * width, heads);
         trunk.wide_heads[..2].copy_from_slice(&wide);
+        // Decoders are tested elsewhere.
+        let decoder = &mut description.decoders[0];
+        (decoder.widths, decoder.blocks, decoder.attention) = (vec![32, 32], 1, 0);
         fill(&path, &description, |spec| choose(Numbers::Int8, &[], spec, false)).unwrap();
         let file = ModelFile::open(&path).unwrap();
         let model = file.model().unwrap();
-        for (cache, keep) in tiers {
+        for (cache, guided, keep) in tiers {
             let mut tier = model.tier_at(0).unwrap();
-            (tier.cache, tier.keep) = (cache, keep);
-            let clock = std::time::Instant::now();
+            (tier.cache, tier.guided, tier.keep) = (cache, guided, keep);
             let found = lockstep(&model, &tier, &requests(&model)).unwrap();
-            eprintln!(
-                "{width} {cache:?} {:?} {:?}: {} stages differ {:?}",
-                &keep.most[0][..4],
-                &keep.most[1][..4],
-                found.len(),
-                clock.elapsed()
-            );
+            eprintln!("{width}, {cache:?}, {guided} guided: {} stages differ", found.len());
             found.iter().take(12).for_each(|f| eprintln!("    {f}"));
             wrong.extend(found);
         }
