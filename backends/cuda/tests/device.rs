@@ -293,22 +293,24 @@ fn tiers_that_drop_tokens_are_the_reference_s() {
         keep.most[1][..4].copy_from_slice(&wide);
         keep
     };
-    let few = keep([1, 3, 6, ALL], [1, 5, 10, ALL], 0, 0);
+    let few = keep([1, 5, 30, ALL], [1, 9, 44, ALL], 0, 0);
+    // Scores over so many neighbours are all the same, at the first scales.
+    let equal = Keep { pool: 63, ..few };
     let wide_64 = vec![
         (Store::I8, 4, few),
-        (Store::I8, 3, keep([ALL, ALL, 9, ALL], [ALL; 4], 0, 0)), // one class chooses
+        (Store::I8, 3, keep([ALL, ALL, 33, ALL], [ALL; 4], 0, 0)), // one class chooses
     ];
     let wide_12 = vec![
-        (Store::F16, 4, few),
-        (Store::F32, 2, keep([ALL, 0, 4, ALL], [ALL, ALL, 13, ALL], 0, 0)),
-        (Store::I8, 3, keep([1, 5, 9, ALL], [1, 5, 2, ALL], 3, 2)),
+        (Store::F16, 4, equal),
+        (Store::F32, 2, keep([ALL, 0, 20, ALL], [ALL, ALL, 41, ALL], 0, 0)),
+        (Store::I8, 3, keep([1, 5, 12, ALL], [1, 5, 2, ALL], 3, 2)),
         (Store::F16, 4, keep([0; 4], [0; 4], 3, 0)),
         (Store::F32, 4, keep([ALL; 4], [ALL; 4], 1, 3)),
     ];
     let path = std::env::temp_dir().join(format!("varmint-keep-{}.vmt", std::process::id()));
     let mut wrong = Vec::new();
     for (width, heads, wide, tiers) in [(128, 2, [1, 0], wide_64), (48, 4, [3, 1], wide_12)] {
-        let scales = vec![1, 2, 3, 4];
+        let scales = vec![1, 3, 6, 7];
         let shape = Shape { depth: 2, scales, vocab: 64, channels: 32, ..Shape::default() };
         let mut description = shape.describe("random", vec![shape.full_tier(Numbers::Int8)]);
         let trunk = &mut description.trunks[0];
