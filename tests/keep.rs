@@ -4,10 +4,11 @@
 mod common;
 
 use common::{Ram, image, request, tiny};
+use varmint::device::kv;
 use varmint::file::{CRC_AT, HEADER_BYTES, SECTION_BYTES, checksum};
 use varmint::tier::KEEP_ALL;
 use varmint::{
-    Buf, Cpu, Generator, Host, Keep, Model, ModelFile, Plan, Scalar, Stage, Store, Tier,
+    Buf, Cpu, Generator, Host, Keep, Model, ModelFile, Plan, Scalar, Stage, Store, Tier, Tile,
 };
 
 /// The small model with so many wide heads per block.
@@ -131,6 +132,25 @@ fn what_stays_are_rows_of_the_plain_cache() {
             assert!(places.windows(2).all(|p| p[0] < p[1]), "{places:?}");
             assert!(stay.iter().all(|p| places.contains(p)), "{places:?}");
         }
+    }
+}
+
+/// What a class of heads looks at has room of its own, also where the wide ones have more keys.
+#[test]
+fn classes_look_apart() {
+    let file = with_wide_heads([1, 0, 2]);
+    let model = file.model().unwrap();
+    let few = tier(&model, [1, 3, 6, KEEP_ALL], [1, 5, 10, KEEP_ALL], Store::I8);
+    let plan = plan(&model, &but(few, |t| t.together = true));
+    let seen = plan.buffer(Buf::Seen);
+    for (scale, block) in [(1, 0), (2, 0), (2, 1), (2, 2)] {
+        let of = |row| kv(&model.shape, &plan, Tile { trunk: 0, scale, row, block, at: 0 }, 2);
+        let mut free = seen.offset as usize;
+        for class in of(0).into_iter().chain(of(1)).filter(|class| class.heads > 0) {
+            assert!(class.seen >= free, "{class:?}");
+            free = class.seen + 4 * class.heads * (class.before.tokens + class.own.tokens);
+        }
+        assert!(free <= (seen.offset + seen.size) as usize);
     }
 }
 

@@ -132,8 +132,8 @@ pub(crate) const fn row_last_scale(tier: &Tier, row: usize, j: usize) -> Option<
     Some(if j < tier.guided { j } else { tier.guided - 1 })
 }
 
-/// Keys and values of some tokens in a row: offsets in the arena, of the first one, in bytes. A token has C values;
-/// in an int8 cache it has a scale per head, too.
+/// Keys and values of some tokens in a row: offsets in the arena, of the first one, in bytes. A token has the values of
+/// the heads of its class; in an int8 cache it has a scale per head, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KvPart {
     /// Tokens.
@@ -170,6 +170,8 @@ pub(crate) struct Slab {
     pub(crate) before: usize,
     /// Where the scale's own tokens begin in `KvNow`, where they are held apart.
     now: usize,
+    /// Where its heads begin in `Seen`.
+    seen: usize,
     /// Tokens of the scale.
     pub(crate) l: usize,
     /// Whether the scale's keys and values go straight to the cache.
@@ -188,7 +190,7 @@ impl Cache {
         // Blocks that end together share a buffer, in order.
         let earlier = (0..t.block).filter(|&b| tier.last_scale(t.trunk, b, n) == Some(j));
         let mut at: usize = earlier.map(|b| past_bytes(shape, tier, t.trunk, b, last)).sum();
-        let (l, mut now) = (c.scale(t.scale).tokens(), 0);
+        let (l, mut now, mut seen) = (c.scale(t.scale).tokens(), 0, 0);
         let slabs = classes(trunk, tier, t.block).map(|of| {
             let goes_on = t.scale < last;
             let drops = tier.keep.drops(c, of.class, t.scale);
@@ -198,6 +200,7 @@ impl Cache {
                 rows: rows(c, tier, of.class, last),
                 before: tier.keep.before(c, of.class, t.scale),
                 now,
+                seen,
                 l,
                 direct: goes_on && !drops,
                 choose: (goes_on && drops).then_some(tier.keep.after(c, of.class, t.scale)),
@@ -205,6 +208,7 @@ impl Cache {
             };
             at += of.bytes(slab.rows, tier.cache);
             now += of.bytes(l, tier.cache);
+            seen += of.heads * (slab.before + l);
             slab
         });
         Self { buf: Buf::Kv(t.row, j), slabs }
@@ -255,6 +259,16 @@ impl Slab {
             ks: base + 2 * n + scale,
             vs: base + 2 * n + s + scale,
         }
+    }
+
+    /// The scale's tokens in a `KvNow` that begins `base` bytes into the arena.
+    pub(crate) fn apart(&self, base: usize) -> KvPart {
+        self.part(base + self.now, self.l, 0, self.l)
+    }
+
+    /// Where head `h` begins in `Seen`, `[heads, keys]` of a class behind the other's.
+    pub(crate) const fn looks(&self, h: usize) -> usize {
+        self.seen + h * (self.before + self.l)
     }
 
     /// Where token `i` of the scale lies: the slab's place in the cache or in `KvNow`, its tokens, and the token in it.

@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 pub use crate::cache::KvPart;
 use crate::config::Shape;
-use crate::error::Error;
+pub use crate::keep::grid_line;
 pub use crate::lifetimes::next_place;
 pub use crate::maps::stat;
 use crate::plan::{Buf, Plan};
@@ -11,26 +11,48 @@ pub use crate::plan::{STATS, level_maps, second_row};
 use crate::stage::Tile;
 pub use crate::stage::{map_size, out_size};
 
-/// What row `row` of a block sees at a scale: the tokens of earlier scales, and those of the scale itself.
-/// `together` rows run in one call, of which this is number `row`.
-///
-/// # Errors
-/// [`Error::Unsupported`] for tiers whose heads keep different tokens or whose tokens see a neighbourhood.
-pub fn kv(shape: &Shape, plan: &Plan, t: Tile, together: usize) -> Result<[KvPart; 2], Error> {
-    let keep = &plan.tier.keep;
-    if !keep.alike() || keep.window_at(t.scale) != 0 || keep.drops(&shape.config, 0, t.scale) {
-        return Err(Error::Unsupported);
-    }
+/// The heads of a block that keep the same number of tokens, in one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadClass {
+    /// Whether they are the wide ones.
+    pub wide: bool,
+    /// The first head.
+    pub first: usize,
+    /// How many; 0 for a class that is empty.
+    pub heads: usize,
+    /// The tokens of earlier scales, from the first one in the cache on.
+    pub before: KvPart,
+    /// Those of the scale itself. A token has the channels of these heads only.
+    pub own: KvPart,
+    /// How many tokens stay after the scale, if they have to be chosen.
+    pub stay: Option<usize>,
+    /// What is looked at, `[heads, before + own]` floats: where in the arena.
+    pub seen: usize,
+}
+
+/// What row `t.row` of a block sees at a scale, class of heads by class. `together` rows run in one call.
+pub fn kv(shape: &Shape, plan: &Plan, t: Tile, together: usize) -> [HeadClass; 2] {
     let cache = Cache::of(shape, plan.layout(), t);
-    let [_, slab] = cache.slabs;
-    let (past, now) = (plan.buffer(cache.buf), plan.buffer(Buf::KvNow));
-    let base = past.offset as usize + slab.at;
-    let before = slab.part(base, slab.rows, 0, slab.before);
-    let own = if slab.direct {
-        slab.part(base, slab.rows, slab.before, slab.l)
-    } else {
-        let room = now.size as usize / together.max(1);
-        slab.part(now.offset as usize + t.row * room, slab.l, 0, slab.l)
+    let buffer = |buf| {
+        let b = plan.buffer(buf);
+        (b.offset as usize, b.size as usize / together.max(1))
     };
-    Ok([before, own])
+    let (past, now, seen) = (buffer(cache.buf), buffer(Buf::KvNow), buffer(Buf::Seen));
+    cache.slabs.map(|slab| {
+        let base = past.0 + slab.at;
+        let room = now.0 + t.row * now.1;
+        HeadClass {
+            wide: slab.of.class == 1,
+            first: slab.of.first,
+            heads: slab.of.heads,
+            before: slab.part(base, slab.rows, 0, slab.before),
+            own: if slab.direct {
+                slab.part(base, slab.rows, slab.before, slab.l)
+            } else {
+                slab.apart(room)
+            },
+            stay: slab.choose,
+            seen: seen.0 + t.row * seen.1 + 4 * slab.looks(0),
+        }
+    })
 }

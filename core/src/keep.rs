@@ -26,13 +26,16 @@ pub(crate) const fn on_grid(map: Scale, side: usize, i: usize) -> bool {
 }
 
 const fn on_line(n: usize, side: usize, i: usize) -> bool {
-    let side = if side < n { side } else { n };
-    let step = div(n, side);
-    if step == 0 {
-        return false;
-    }
-    let first = (step - 1) / 2;
-    i >= first && (i - first).is_multiple_of(step) && (i - first) / step < side
+    let (first, step, count) = grid_line(n, side);
+    step != 0 && i >= first && (i - first).is_multiple_of(step) && (i - first) / step < count
+}
+
+/// The tokens of a line of `n` that stand on a grid of `side` x `side`: the first, from one to the next (0 for none),
+/// how many.
+pub const fn grid_line(n: usize, side: usize) -> (usize, usize, usize) {
+    let count = if side < n { side } else { n };
+    let step = div(n, count);
+    (step.saturating_sub(1) / 2, step, count)
 }
 
 /// The neighbourhood of token `i`: first row, first column, height, width. At the border it is shifted
@@ -87,8 +90,7 @@ pub(crate) fn observe(
                 };
             }
             let total = softmax(scores);
-            let place = (slab.of.first + h) * n;
-            for (o, &s) in part_mut(seen, place, n).iter_mut().zip(scores.iter()) {
+            for (o, &s) in part_mut(seen, slab.looks(h), n).iter_mut().zip(scores.iter()) {
                 *o += s / total;
             }
         }
@@ -137,7 +139,7 @@ impl<O: Ops> Host<'_, O> {
                 Some(i) => wide || on_grid(map, tier.keep.grid, i),
             };
             for h in 0..slab.of.heads {
-                let seen = part(seen, (slab.of.first + h) * n, n);
+                let seen = part(seen, slab.looks(h), n);
                 let ranks = part_mut(ranks, 0, n);
                 for (j, rank) in ranks.iter_mut().enumerate() {
                     let from = j.saturating_sub(tier.keep.pool / 2);

@@ -1,13 +1,7 @@
 // Attention over the cache as it lies: scalar::attend.
 #include "common.cuh"
 #include "heads.cuh"
-
-// Keys and values of one part of the cache, [tokens, w], and their scales [tokens, heads].
-struct Part {
-    const u8 *k, *v;
-    const u16 *ks, *vs;
-    int n, unused;
-};
+#include "part.cuh"
 
 struct Attend {
     float *qkv;  // [m, 3 w]: queries as split_heads leaves them; the result goes where the keys were
@@ -16,6 +10,9 @@ struct Attend {
     int n, w, dim, store;
     int stride, fresh;     // stride: floats from a query's scores to the next
     int sums, rows;        // sums: floats from the scores to the sums; guidance rows
+    int first, count;      // the heads of the class
+    int map_h, map_w;      // of the scale, and the part of it that a token sees: no columns for all
+    int near_h, near_w;
     u64 image;
 };
 
@@ -30,12 +27,6 @@ DEVICE float prob_levels(int n) {
 }
 
 #if __CUDA_ARCH__ >= 800
-DEVICE Part part_of(Part p, u64 offset) {
-    p.k = in_image(p.k, offset), p.v = in_image(p.v, offset);
-    p.ks = in_image(p.ks, offset), p.vs = in_image(p.vs, offset);
-    return p;
-}
-
 // Sixteen queries of a head of 64 channels, int8, by eight warps.
 //   scores  S = Q K^T     a warp takes eight keys at a time, four times over
 //   values  O = P V       P of 14 bits in two parts; a warp takes 32 keys at a time, the sums meet at the end
@@ -43,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
     extern __shared__ __align__(16) float scores[];
     __shared__ float factors[16];
     int tid = threadIdx.x, warp = tid / 32, lane = tid % 32, g = lane / 4, t = lane % 4;
-    int row = row_of(p), h = blockIdx.y, first = blockIdx.x * 16, heads = p.w / 64;
+    int row = row_of(p), h = blockIdx.y, first = blockIdx.x * 16, heads = p.count, column = (p.first + h) * 64;
     u64 offset = image_of(p);
     const Part past = part_of(p.past[row], offset), own = part_of(p.own[row], offset);
     float *qkv = in_image(p.qkv, offset);
@@ -73,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int query = g + 8 * half;
-        const u8 *q = (const u8 *)(qkv + (u64)(row * p.n + first + (query < left ? query : 0)) * 3 * p.w + h * 64);
+        const u8 *q = (const u8 *)(qkv + (u64)(row * p.n + first + (query < left ? query : 0)) * 3 * p.w + column);
         uint4 x = *(const uint4 *)(q + 16 * t);
         a[0][half] = x.x, a[0][2 + half] = x.y, a[1][half] = x.z, a[1][2 + half] = x.w;
         sq[half] = *(const float *)(q + 64);
@@ -88,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
             int place = key;
             bool inside = place < past.n;
             u64 token = (u64)(inside ? place : place - past.n);
-            x[i] = *(const uint4 *)((inside ? past.k : own.k) + token * p.w + h * 64 + 16 * t);
+            x[i] = *(const uint4 *)((inside ? past.k : own.k) + (token * heads + h) * 64 + 16 * t);
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -156,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
                 int place = key < n ? key : n - 1;
                 bool inside = place < past.n;
                 u64 token = (u64)(inside ? place : place - past.n);
-                v[i] = *(const u32 *)((inside ? past.v : own.v) + token * p.w + h * 64 + 8 * g + 4 * half_of);
+                v[i] = *(const u32 *)((inside ? past.v : own.v) + (token * heads + h) * 64 + 8 * g + 4 * half_of);
             }
             u32 ah[4], al[4];
 #pragma unroll
@@ -195,24 +186,43 @@ extern "C" __global__ void __launch_bounds__(256, 3) attend_64(const __grid_cons
 #pragma unroll
             for (int w = 0; w < 8; w++) sum += sums[512 * w + i];
             int channel = c / 4 * 8 + 4 * half_of + c % 4;
-            qkv[(u64)(row * p.n + first + query) * 3 * p.w + p.w + h * 64 + channel] = (float)sum * factors[query];
+            qkv[(u64)(row * p.n + first + query) * 3 * p.w + p.w + column + channel] = (float)sum * factors[query];
         }
         __syncthreads();
     }
 }
 #endif
 
-// One query of one head, of any size and any storage of the cache.
+// Where a token's neighbourhood begins on a line of the map: keep::neighbourhood.
+DEVICE int near_from(int x, int near, int all) {
+    x -= near / 2;
+    x = x > 0 ? x : 0;
+    return x < all - near ? x : all - near;
+}
+
+// The token of a query's key: of the cache, or of the scale.
+DEVICE u64 key_token(const Attend &p, int key, int past, int corner) {
+    int own = key - past;
+    if (own < 0) return (u64)key;
+    return (u64)(p.near_w ? corner + own / p.near_w * p.map_w + own % p.near_w : own);
+}
+
+// One query of one head, of any size and any storage of the cache: over all tokens, or over a neighbourhood of its
+// own scale's, row by row.
 extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_constant__ Attend p) {
     extern __shared__ float scores[];  // [n], then the query [dim]
     __shared__ float room[2];
     int tid = threadIdx.x, group = tid / 8, lane = tid % 8;
-    int row = row_of(p), h = blockIdx.y, heads = p.w / p.dim;
+    int row = row_of(p), h = blockIdx.y, heads = p.count, columns = p.near_w;
     u64 offset = image_of(p);
     const Part past = p.past[row], own = p.own[row];
-    int n = past.n + own.n;
+    int n = past.n + (columns ? p.near_h * columns : own.n), corner = 0;
+    if (columns) {
+        int y = near_from(blockIdx.x / p.map_w, p.near_h, p.map_h);
+        corner = y * p.map_w + near_from(blockIdx.x % p.map_w, columns, p.map_w);
+    }
     float *q = scores + n;
-    float *from = in_image(p.qkv, offset) + (u64)(row * p.n + blockIdx.x) * 3 * p.w + h * p.dim;
+    float *from = in_image(p.qkv, offset) + (u64)(row * p.n + blockIdx.x) * 3 * p.w + (p.first + h) * p.dim;
     bool integer = p.store == ST_I8;
     after_previous();
     for (int i = tid; i < p.dim; i += 128) q[i] = integer ? (float)((const i8 *)from)[i] : from[i];
@@ -222,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
         int key = base + group;
         int place = key < n ? key : n - 1;
         bool inside = place < past.n;
-        u64 token = (u64)(inside ? place : place - past.n), at = token * p.w + h * p.dim;
+        u64 token = key_token(p, place, past.n, corner), at = (token * heads + h) * p.dim;
         float sum = 0.0f;
         if (integer) {
             int acc = 0;
@@ -256,7 +266,7 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
         if (integer) {
             int place = i;
             bool inside = place < past.n;
-            u64 token = (u64)(inside ? place : place - past.n);
+            u64 token = key_token(p, place, past.n, corner);
             scores[i] = e * widen(in_image(inside ? past.vs : own.vs, offset)[token * heads + h]);
         } else {
             scores[i] = e / total;
@@ -282,7 +292,7 @@ extern "C" __global__ void __launch_bounds__(128) attend_any(const __grid_consta
         for (int i = 0; i < n; i++) {
             int place = i;
             bool inside = place < past.n;
-            u64 token = (u64)(inside ? place : place - past.n), at = token * p.w + h * p.dim + c;
+            u64 token = key_token(p, place, past.n, corner), at = (token * heads + h) * p.dim + c;
             if (integer) sum += ((const int *)scores)[i] * (int)((const i8 *)in_image(inside ? past.v : own.v, offset))[at];
             else o += scores[i] * load_map(in_image(inside ? past.v : own.v, offset), p.store, at);
         }

@@ -8,24 +8,26 @@ struct Cache {
     u16 *ks, *vs;
 };
 
+// The heads of a class: `heads` of them from `first` on. Their caches hold nothing of other heads.
 struct Heads {
-    float *qkv;           // [m, 3 w]
+    float *qkv;           // [m, 3 w], of all heads
     const float *factor;  // of the queries, per head
+    float *floats;        // [m, w]: the queries before they are quantized, where somebody wants them; or null
     Cache own[2];         // per guidance row, at the scale's first token
-    int n, w, dim, norm, store, total;  // total: m * 3 * heads
+    int n, w, dim, norm, store, total, first, heads;  // total: m * 3 * heads
     u64 image;
 };
 
-// Head h of queries (`which` 0), keys (1) or values (2) of token m, by a group of eight threads: queries normalised,
+// Head h of the class, of queries (`which` 0), keys (1) or values (2) of token m, by a group of eight threads: queries normalised,
 // scaled, and for an int8 cache quantized in place: int8 [dim], then the scale; keys and values into the cache.
 // `x` has room for the head; where nothing is `real`, nothing is written.
 // `offset`: of the image.
 DEVICE void split_head(const Heads &a, u64 offset, int which, int h, int m, bool real, float *x, int lane) {
-    int heads = a.w / a.dim;
-    float *from = in_image(a.qkv, offset) + (u64)m * 3 * a.w + which * a.w + h * a.dim;
+    int heads = a.heads, column = (a.first + h) * a.dim;
+    float *from = in_image(a.qkv, offset) + (u64)m * 3 * a.w + which * a.w + column;
     // Zeros where nothing is real: that head may be another block's, which writes it.
     for (int i = lane; i < a.dim; i += 8) x[i] = real ? from[i] : 0.0f;
-    float factor = which == 0 ? a.factor[h] : 1.0f, sum = 0.0f;
+    float factor = which == 0 ? a.factor[a.first + h] : 1.0f, sum = 0.0f;
 #pragma unroll 8
     for (int i = lane; i < a.dim; i += 8) sum += x[i] * x[i];
     float norm = sqrtf(tree8(sum));  // by all, so that the shuffles are whole
@@ -42,6 +44,10 @@ DEVICE void split_head(const Heads &a, u64 offset, int which, int h, int m, bool
     most = max8(most);
     if (!real) return;
     if (which == 0) {
+        if (a.floats) {
+            float *out = in_image(a.floats, offset) + (u64)m * a.w + column;
+            for (int i = lane; i < a.dim; i += 8) out[i] = x[i];
+        }
         if (a.store != ST_I8) {
             for (int i = lane; i < a.dim; i += 8) from[i] = x[i];
             return;
@@ -53,7 +59,7 @@ DEVICE void split_head(const Heads &a, u64 offset, int which, int h, int m, bool
         return;
     }
     const Cache &to = a.own[m / a.n];
-    u64 token = m % a.n, at = token * a.w + h * a.dim;
+    u64 token = m % a.n, at = (token * heads + h) * a.dim;
     u8 *out = in_image(which == 1 ? to.k : to.v, offset);
     if (a.store == ST_F32) {
         for (int i = lane; i < a.dim; i += 8) ((float *)out)[at + i] = x[i];

@@ -299,10 +299,10 @@ extern "C" __global__ void begin(const __grid_constant__ Begin p) {
     }
 }
 
-// All heads of all tokens; a group of eight threads a head.
+// All heads of a class of all tokens; a group of eight threads a head.
 extern "C" __global__ void __launch_bounds__(256) split_heads(const __grid_constant__ Heads a) {
     extern __shared__ __align__(16) float room[];
-    int group = threadIdx.x / 8, job = blockIdx.x * 32 + group, heads = a.w / a.dim;
+    int group = threadIdx.x / 8, job = blockIdx.x * 32 + group, heads = a.heads;
     bool real = job < a.total;
     int j = real ? job : 0;
     after_previous();

@@ -2,7 +2,7 @@
 //! scale and both rows of guidance.
 
 use varmint_core::config::MAX_TABLES;
-use varmint_core::device::{kv, second_row};
+use varmint_core::device::{HeadClass, grid_line, kv, second_row};
 use varmint_core::model::{Ada, BlockWeights, Linear};
 use varmint_core::tensor::Matrix;
 use varmint_core::{Aln, Buf, Error as CoreError, Job, Request, Store, Tile};
@@ -33,6 +33,33 @@ impl Place {
     fn stream(&self) -> params::Stream {
         let (n, second, w) = (self.l as i32, self.second as i32, self.w as i32);
         params::Stream { x: self.x, n, second, w, unused: 0 }
+    }
+}
+
+/// The heads of a class, of both guidance rows.
+struct HeadRows {
+    rows: [HeadClass; 2],
+    /// Height and width of the scale.
+    map: (usize, usize),
+    /// And of what a token sees of it, where that is not all.
+    near: Option<(usize, usize)>,
+}
+
+impl HeadRows {
+    /// What both rows have in common.
+    fn class(&self) -> &HeadClass {
+        &self.rows[0]
+    }
+
+    /// Keys that a token sees.
+    fn keys(&self) -> usize {
+        let class = self.class();
+        class.before.tokens + self.near.map_or(class.own.tokens, |(h, w)| h * w)
+    }
+
+    /// Rows whose tokens have to be chosen after the scale: none, the first one, or both.
+    fn chosen(&self) -> usize {
+        self.rows.iter().take_while(|row| row.stay.is_some()).count()
     }
 }
 
@@ -304,12 +331,27 @@ impl Cuda<'_> {
             ..Default::default()
         };
         self.product(&x, &weights.qkv, o, 0)?;
-        if !self.fused(job, &p, t)? {
-            let heads = self.heads(job, &p, t, &weights)?;
+        for class in self.classes(job, &p, t) {
+            if self.fused(job, &p, &class) {
+                continue;
+            }
+            let heads = self.heads(job, &p, t, &weights, &class)?;
             let grid = [(heads.total as usize).div_ceil(32), 1, 1];
             self.push(Kernel::split_heads, grid, 256, 128 * p.dim, &heads);
         }
         Ok(())
+    }
+
+    /// The classes of heads of a block that have any.
+    fn classes(&self, job: &Job<'_>, p: &Place, t: Tile) -> impl Iterator<Item = HeadRows> + use<> {
+        let of = |row| kv(&job.model.shape, job.plan, Tile { row, ..t }, p.rows);
+        let (first, second) = (of(0), if p.rows > 1 { of(1) } else { Default::default() });
+        let (side, map) =
+            (job.plan.tier.keep.window_at(t.scale), job.model.shape.config.scale(t.scale));
+        let (h, w) = (map.h as usize, map.w as usize);
+        let near = (side > 0 && (side < h || side < w)).then_some((side.min(h), side.min(w)));
+        let classes = first.into_iter().zip(second).filter(|(class, _)| class.heads > 0);
+        classes.map(move |(first, second)| HeadRows { rows: [first, second], map: (h, w), near })
     }
 
     /// What splits queries, keys and values into heads.
@@ -319,6 +361,7 @@ impl Cuda<'_> {
         p: &Place,
         t: Tile,
         weights: &BlockWeights<'_>,
+        class: &HeadRows,
     ) -> Result<params::Heads, Error> {
         let mut heads = params::Heads {
             qkv: p.inner,
@@ -328,13 +371,16 @@ impl Cuda<'_> {
             dim: p.dim as i32,
             norm: job.model.shape.trunk(t.trunk).l2_norm.into(),
             store: store(job.plan.tier.cache),
-            total: (p.m * 3 * (p.w / p.dim)) as i32,
+            total: (p.m * 3 * class.class().heads) as i32,
+            first: class.class().first as i32,
+            heads: class.class().heads as i32,
+            // Whose queries say what stays: the normed inputs are done with.
+            floats: if class.chosen() > 0 { p.work } else { 0 },
             image: self.places.image,
             ..Default::default()
         };
         for row in 0..p.rows {
-            let [_, own] = kv(&job.model.shape, job.plan, Tile { row, ..t }, p.rows)?;
-            let part = self.part(own);
+            let part = self.part(class.rows[row].own);
             heads.own[row] = params::Cache { k: part.k, v: part.v, ks: part.ks, vs: part.vs };
         }
         Ok(heads)
@@ -346,22 +392,22 @@ impl Cuda<'_> {
         &self,
         job: &Job<'_>,
         p: &Place,
-        keys: usize,
+        class: &HeadRows,
     ) -> Option<(usize, usize, usize)> {
+        let keys = class.keys();
         // Rows of scores eight banks apart, scales of keys and values, the sums of eight warps.
         let stride = keys.next_multiple_of(32) + 8;
         let sums = (16 * stride + 2 * keys).next_multiple_of(4).max(32 * 64);
         let shared = 4 * (sums + 8 * 16 * 32);
         let facts = &self.device.facts;
-        let fits = shared + 1024 <= facts.shared_memory && facts.tensor();
+        let fits = shared + 1024 <= facts.shared_memory && facts.tensor() && class.near.is_none();
         (job.plan.tier.cache == Store::I8 && p.dim == 64 && fits).then_some((stride, sums, shared))
     }
 
-    /// Whether attention splits the heads itself: where one block of it has all tokens of a head.
-    fn fused(&self, job: &Job<'_>, p: &Place, t: Tile) -> Result<bool, Error> {
-        let [past, own] = kv(&job.model.shape, job.plan, t, p.rows)?;
-        let keys = past.tokens + own.tokens;
-        Ok(p.l <= 16 && self.tensor_attention(job, p, keys).is_some())
+    /// Whether attention splits the heads itself: where one block of it has all tokens of a head, and nobody else
+    /// looks.
+    fn fused(&self, job: &Job<'_>, p: &Place, class: &HeadRows) -> bool {
+        p.l <= 16 && class.chosen() == 0 && self.tensor_attention(job, p, class).is_some()
     }
 
     /// Attention and feed-forward of all tokens.
@@ -370,7 +416,9 @@ impl Cuda<'_> {
         let p = self.place(job, t.trunk, t.scale, rows);
         let weights = job.model.block(t.trunk, t.block);
         let mods = self.mods(job, t, &weights)?;
-        self.attend(job, t, &p, &weights)?;
+        for class in self.classes(job, &p, t) {
+            self.attend(job, t, &p, &weights, &class)?;
+        }
         // The result lies where the keys were.
         let o = p.inner + (4 * p.w) as u64;
         let room = self.quantized(job);
@@ -394,7 +442,15 @@ impl Cuda<'_> {
         t: Tile,
         p: &Place,
         weights: &BlockWeights<'_>,
+        class: &HeadRows,
     ) -> Result<(), Error> {
+        if class.chosen() > 0 {
+            let look = self.choice(job, p, class);
+            let grid = [class.class().heads, class.chosen(), 1];
+            self.push(Kernel::observe, grid, 256, 4 * (look.keys() + p.dim), &look);
+        }
+        let (heads, keys) = (class.class().heads, class.keys());
+        let (near_h, near_w) = class.near.unwrap_or_default();
         let mut a = params::Attend {
             qkv: p.inner,
             n: p.l as i32,
@@ -402,21 +458,24 @@ impl Cuda<'_> {
             dim: p.dim as i32,
             store: store(job.plan.tier.cache),
             rows: p.rows as i32,
+            first: class.class().first as i32,
+            count: heads as i32,
+            map_h: class.map.0 as i32,
+            map_w: class.map.1 as i32,
+            near_h: near_h as i32,
+            near_w: near_w as i32,
             image: self.places.image,
             ..Default::default()
         };
-        let mut keys = 0;
         for row in 0..p.rows {
-            let [past, own] = kv(&job.model.shape, job.plan, Tile { row, ..t }, p.rows)?;
-            keys = keys.max(past.tokens + own.tokens);
-            (a.past[row], a.own[row]) = (self.part(past), self.part(own));
+            let part = &class.rows[row];
+            (a.past[row], a.own[row]) = (self.part(part.before), self.part(part.own));
         }
-        let heads = p.w / p.dim;
-        if let Some((stride, sums, shared)) = self.tensor_attention(job, p, keys) {
+        if let Some((stride, sums, shared)) = self.tensor_attention(job, p, class) {
             (a.stride, a.sums) = (stride as i32, sums as i32);
-            if self.fused(job, p, t)? {
+            if self.fused(job, p, class) {
                 a.fresh = 1;
-                a.heads = self.heads(job, p, t, weights)?;
+                a.heads = self.heads(job, p, t, weights, class)?;
             }
             self.push(Kernel::attend_64, [p.l.div_ceil(16), heads, p.rows], 256, shared, &a);
         } else {
@@ -424,6 +483,51 @@ impl Cuda<'_> {
             self.push(Kernel::attend_any, [p.l, heads, p.rows], 128, shared, &a);
         }
         Ok(())
+    }
+
+    /// Chooses which tokens stay after a scale, of both rows at once, and closes the gaps.
+    pub(crate) fn keep(&mut self, job: &Job<'_>, t: Tile) {
+        if t.row > 0 {
+            return;
+        }
+        let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
+        let p = self.place(job, t.trunk, t.scale, rows);
+        for class in self.classes(job, &p, t) {
+            if class.chosen() > 0 && class.class().stay != Some(0) {
+                let choice = self.choice(job, &p, &class);
+                let grid = [class.class().heads, class.chosen(), 1];
+                self.push(Kernel::keep, grid, 256, 4 * choice.keys(), &choice);
+            }
+        }
+    }
+
+    /// What chooses among the tokens of a class of heads.
+    fn choice(&self, job: &Job<'_>, p: &Place, class: &HeadRows) -> params::Keep {
+        let (c, keep) = (&job.model.shape.config, &job.plan.tier.keep);
+        let of = class.class();
+        let line = |n| {
+            let (first, step, count) = grid_line(n, keep.grid);
+            params::Line { first: first as i32, step: step as i32, count: count as i32 }
+        };
+        params::Keep {
+            queries: p.work,
+            seen: class.rows.map(|row| self.memory.at + row.seen as u64),
+            past: class.rows.map(|row| self.part(row.before)),
+            own: class.rows.map(|row| self.part(row.own)),
+            down: line(class.map.0),
+            along: line(class.map.1),
+            w: p.w as i32,
+            dim: p.dim as i32,
+            store: store(job.plan.tier.cache),
+            first: of.first as i32,
+            heads: of.heads as i32,
+            map_w: class.map.1 as i32,
+            pool: keep.pool as i32,
+            room: of.stay.unwrap_or(0) as i32,
+            wide: of.wide.into(),
+            protect: c.tokens_before(keep.protect) as i32,
+            image: self.places.image,
+        }
     }
 
     /// Logits of a whole scale, both rows: at its first few tokens for all of them.

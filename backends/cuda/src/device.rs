@@ -38,13 +38,14 @@ kernels! {
     gemm: gemm_few gemm_few_wide gemm_few_deep gemm_few_deep_wide gemm_128x128 gemm_128x128_wide gemm_128x64
         gemm_128x64_wide gemm_64x32 gemm_64x32_wide gemm_any gemm_any_wide gemm_4bit;
     attention: attend_64 attend_any attend_map;
+    keep: observe keep;
     latent: draw enlarge phi reduce clear;
     maps: fill row_stats add_stats map_range row_squares finish_norm store_map;
     measure: mma_peak;
 }
 
 /// Words of the largest parameter.
-const PARAM_WORDS: usize = 40;
+const PARAM_WORDS: usize = 46;
 
 /// One launch: what a graph is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -495,6 +496,7 @@ mod tests {
             K::finish_rows => size_of::<p::FinishRows>(),
             K::gemm_4bit => size_of::<p::Gemm4>(),
             K::attend_64 | K::attend_any => size_of::<p::Attend>(),
+            K::observe | K::keep => size_of::<p::Keep>(),
             K::attend_map => size_of::<p::AttendMap>(),
             K::draw => size_of::<p::Draw>(),
             K::enlarge | K::phi => size_of::<p::Fold>(),

@@ -108,7 +108,7 @@ impl<'a> Cuda<'a> {
     ///
     /// # Errors
     /// No GPU or driver; [`Error::Memory`] with need and got; [`Error::Unsupported`] for a plan that is not of
-    /// [`tier()`], for tiers that drop tokens, and for shapes that the kernels do not take.
+    /// [`tier()`], and for shapes that the kernels do not take.
     pub fn new(model: &Model<'a>, plan: &Plan) -> Result<Self, Error> {
         Self::with(model, plan, None)
     }
@@ -243,7 +243,7 @@ impl<'a> Cuda<'a> {
             Stage::Begin { trunk, scale } => self.begin(job, trunk, scale)?,
             Stage::Keys(t) => self.keys(job, t)?,
             Stage::Mix(t) => self.mix(job, t)?,
-            Stage::Keep(_) => return Err(varmint_core::Error::Unsupported.into()),
+            Stage::Keep(t) => self.keep(job, t),
             Stage::Head { scale, at } => self.head(job, scale, at)?,
             Stage::Draw { scale, at } => self.draw(job, scale, at)?,
             Stage::Fold { scale } => self.fold(job, scale)?,
@@ -343,10 +343,6 @@ fn check(model: &Model<'_>, plan: &Plan, facts: &Facts) -> Result<(), Error> {
     if queue::shared_memory() > facts.shared_memory {
         return Err(Error::Unsupported("less than 90 KB of shared memory a block (Turing)"));
     }
-    let whole = (0..c.n_scales()).all(|k| t.keep.window_at(k) == 0 && !t.keep.drops(c, 0, k));
-    if !t.keep.alike() || !whole {
-        return Err(Error::Unsupported("tiers that drop tokens or see a neighbourhood"));
-    }
     if 12 * (c.vocab as usize).next_power_of_two() > facts.shared_memory - 4096 {
         return Err(Error::Unsupported("a vocabulary this large"));
     }
@@ -418,7 +414,7 @@ mod tests {
         }
     }
 
-    /// Models run in every tier but those that drop tokens; others say why not.
+    /// Models run in every tier; plans of the CPU say why not.
     #[test]
     fn what_runs_is_known_without_a_gpu() {
         for name in ["tiny", "emoji-micro", "emoji-64"] {
@@ -427,8 +423,7 @@ mod tests {
             for t in model.tiers() {
                 let plan = Plan::new(&model.shape, &tier(&model, &t)).unwrap();
                 let runs = check(&model, &plan, &h200());
-                let drops = !t.keep.alike() || t.name() == "micro";
-                assert_eq!(runs.is_ok(), !drops, "{name} {}: {runs:?}", t.name());
+                assert!(runs.is_ok(), "{name} {}: {runs:?}", t.name());
                 // The tier of the CPU is another plan.
                 let plan = Plan::new(&model.shape, &t).unwrap();
                 assert!(check(&model, &plan, &h200()).is_err());

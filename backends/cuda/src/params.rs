@@ -24,6 +24,13 @@ pub(crate) mod out {
     pub(crate) const PIXELS: i32 = 4;
 }
 
+impl Keep {
+    /// Keys that a head looks at.
+    pub(crate) fn keys(&self) -> usize {
+        (self.past[0].n + self.own[0].n) as usize
+    }
+}
+
 macro_rules! params {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $t:ty),* $(,)? })*) => {$(
         $(#[$doc])*
@@ -62,7 +69,8 @@ params! {
     Begin { next: Ptr, word: FloatWeights, lvl_pos: Table, s: Stream, z: i32, first: i32, rows: i32, unused: i32, image: u64 }
     Cache { k: Ptr, v: Ptr, ks: Ptr, vs: Ptr }
     Heads {
-        qkv: Ptr, factor: Ptr, own: [Cache; 2], n: i32, w: i32, dim: i32, norm: i32, store: i32, total: i32, image: u64,
+        qkv: Ptr, factor: Ptr, floats: Ptr, own: [Cache; 2], n: i32, w: i32, dim: i32, norm: i32, store: i32, total: i32,
+        first: i32, heads: i32, image: u64,
     }
     Floats {
         a: Ptr, out: Ptr, w: FloatWeights, m: i32, n: i32, k: i32, width: i32, stride: i32, line: i32, seg_len: i32,
@@ -84,7 +92,13 @@ params! {
     Part { k: Ptr, v: Ptr, ks: Ptr, vs: Ptr, n: i32, unused: i32 }
     Attend {
         qkv: Ptr, past: [Part; 2], own: [Part; 2], heads: Heads, n: i32, w: i32, dim: i32, store: i32, stride: i32,
-        fresh: i32, sums: i32, rows: i32, image: u64,
+        fresh: i32, sums: i32, rows: i32, first: i32, count: i32, map_h: i32, map_w: i32, near_h: i32, near_w: i32,
+        image: u64,
+    }
+    Line { first: i32, step: i32, count: i32 }
+    Keep {
+        queries: Ptr, seen: [Ptr; 2], past: [Part; 2], own: [Part; 2], down: Line, along: Line, w: i32, dim: i32,
+        store: i32, first: i32, heads: i32, map_w: i32, pool: i32, room: i32, wide: i32, protect: i32, image: u64,
     }
     AttendMap { qkv: Ptr, out: Ptr, store: i32, c: i32, positions: i32, first: i32, factor: f32, total: i32, image: u64 }
 

@@ -6,11 +6,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use varmint::{
-    Backend, Buf, Cpu, Engine, Generator, Host, Model, ModelFile, Pass, Plan, Request, Scalar,
-    Stage, Step, Tier, edit,
+    Backend, Buf, Cpu, Engine, Generator, Host, Keep, Model, ModelFile, Pass, Plan, Request,
+    Scalar, Stage, Step, Store, Tier, Tile, edit,
 };
 use varmint_core::Job;
-use varmint_core::device::{STATS, stat};
+use varmint_core::device::{STATS, kv, stat};
+use varmint_core::tier::KEEP_ALL;
 use varmint_cuda::{Cuda, probe};
 
 /// Whether to go on.
@@ -60,7 +61,20 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize, usi
         // Keys and values may only be there once attention is.
         Stage::Mix(t) => {
             let j = tier.last_scale(t.trunk, t.block, c.n_scales()).unwrap_or(0);
-            vec![all(Buf::Kv(0, j)), all(Buf::Kv(1, j)), all(Buf::KvNow), all(Buf::X)]
+            let mut all =
+                vec![all(Buf::Kv(0, j)), all(Buf::Kv(1, j)), all(Buf::KvNow), all(Buf::X)];
+            let rows = tier.rows_at_once(t.trunk, t.scale);
+            let classes = (0..rows).flat_map(|row| kv(shape, plan, Tile { row, ..t }, rows));
+            for class in classes.filter(|class| class.stay.is_some()) {
+                let keys = class.before.tokens + class.own.tokens;
+                let from = class.seen - plan.buffer(Buf::Seen).offset as usize;
+                all.push((Buf::Seen, from, from + 4 * class.heads * keys));
+            }
+            all
+        }
+        Stage::Keep(t) => {
+            let j = tier.last_scale(t.trunk, t.block, c.n_scales()).unwrap_or(0);
+            vec![all(Buf::Kv(t.row, j))]
         }
         Stage::Draw { .. } => match stage.next(shape, tier) {
             Stage::Fold { .. } => vec![all(Buf::Tokens)],
@@ -87,9 +101,7 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize, usi
                 _ => vec![stats(stat::MAP, stat::HIDDEN), all(output)],
             }
         }
-        Stage::Ada { .. } | Stage::Keys(_) | Stage::Keep(_) | Stage::Head { .. } | Stage::Done => {
-            vec![]
-        }
+        Stage::Ada { .. } | Stage::Keys(_) | Stage::Head { .. } | Stage::Done => vec![],
     }
 }
 
@@ -259,6 +271,65 @@ fn other_numbers_are_the_reference_s() {
         eprintln!("{numbers:?}, {aln:?}: {} stages differ", found.len());
         found.iter().take(12).for_each(|f| eprintln!("    {f}"));
         wrong.extend(found);
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(wrong.is_empty(), "{} stages differ", wrong.len());
+}
+
+/// Which tokens stay, by class of head, and which of its own scale a token sees: heads of 64 channels, for the tensor
+/// cores, and of 12; guidance that ends before the last scale.
+#[test]
+fn tiers_that_drop_tokens_are_the_reference_s() {
+    use varmint_quant::numbers::{Numbers, choose};
+    use varmint_quant::synth::{Shape, fill};
+    if !gpu() {
+        return;
+    }
+    const ALL: u16 = KEEP_ALL;
+    // Of other heads and of wide ones; the side of a neighbourhood, from a scale on.
+    let keep = |others: [u16; 4], wide: [u16; 4], window, window_from| {
+        let mut keep = Keep { grid: 2, pool: 3, protect: 1, window, window_from, ..Keep::ALL };
+        keep.most[0][..4].copy_from_slice(&others);
+        keep.most[1][..4].copy_from_slice(&wide);
+        keep
+    };
+    let few = keep([1, 5, 30, ALL], [1, 9, 44, ALL], 0, 0);
+    // Scores over so many neighbours are all the same, at the first scales.
+    let equal = Keep { pool: 63, ..few };
+    let wide_64 = vec![
+        (Store::I8, 4, few),
+        (Store::I8, 3, keep([ALL, ALL, 33, ALL], [ALL; 4], 0, 0)), // one class chooses
+    ];
+    let wide_12 = vec![
+        (Store::F16, 4, equal),
+        (Store::F32, 2, keep([ALL, 0, 20, ALL], [ALL, ALL, 41, ALL], 0, 0)),
+        (Store::I8, 3, keep([1, 5, 12, ALL], [1, 5, 2, ALL], 3, 2)),
+        (Store::F16, 4, keep([0; 4], [0; 4], 3, 0)),
+        (Store::F32, 4, keep([ALL; 4], [ALL; 4], 1, 3)),
+    ];
+    let path = std::env::temp_dir().join(format!("varmint-keep-{}.vmt", std::process::id()));
+    let mut wrong = Vec::new();
+    for (width, heads, wide, tiers) in [(128, 2, [1, 0], wide_64), (48, 4, [3, 1], wide_12)] {
+        let scales = vec![1, 3, 6, 7];
+        let shape = Shape { depth: 2, scales, vocab: 64, channels: 32, ..Shape::default() };
+        let mut description = shape.describe("random", vec![shape.full_tier(Numbers::Int8)]);
+        let trunk = &mut description.trunks[0];
+        (trunk.width, trunk.hidden, trunk.heads) = (width, 4 * width, heads);
+        trunk.wide_heads[..2].copy_from_slice(&wide);
+        // Decoders are tested elsewhere.
+        let decoder = &mut description.decoders[0];
+        (decoder.widths, decoder.blocks, decoder.attention) = (vec![32, 32], 1, 0);
+        fill(&path, &description, |spec| choose(Numbers::Int8, &[], spec, false)).unwrap();
+        let file = ModelFile::open(&path).unwrap();
+        let model = file.model().unwrap();
+        for (cache, guided, keep) in tiers {
+            let mut tier = model.tier_at(0).unwrap();
+            (tier.cache, tier.guided, tier.keep) = (cache, guided, keep);
+            let found = lockstep(&model, &tier, &requests(&model)).unwrap();
+            eprintln!("{width}, {cache:?}, {guided} guided: {} stages differ", found.len());
+            found.iter().take(12).for_each(|f| eprintln!("    {f}"));
+            wrong.extend(found);
+        }
     }
     std::fs::remove_file(&path).unwrap();
     assert!(wrong.is_empty(), "{} stages differ", wrong.len());
