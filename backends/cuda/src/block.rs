@@ -57,9 +57,9 @@ impl HeadRows {
         class.before.tokens + self.near.map_or(class.own.tokens, |(h, w)| h * w)
     }
 
-    /// Rows whose tokens have to be chosen after the scale: none, the first one, or both.
+    /// Rows of whose tokens some have to be chosen after the scale: none, the first one, or both.
     fn chosen(&self) -> usize {
-        self.rows.iter().take_while(|row| row.stay.is_some()).count()
+        self.rows.iter().take_while(|row| row.stay > Some(0)).count()
     }
 }
 
@@ -493,7 +493,7 @@ impl Cuda<'_> {
         let rows = job.plan.tier.rows_at_once(t.trunk, t.scale);
         let p = self.place(job, t.trunk, t.scale, rows);
         for class in self.classes(job, &p, t) {
-            if class.chosen() > 0 && class.class().stay != Some(0) {
+            if class.chosen() > 0 {
                 let choice = self.choice(job, &p, &class);
                 let grid = [class.class().heads, class.chosen(), 1];
                 self.push(Kernel::keep, grid, 256, 4 * choice.keys(), &choice);

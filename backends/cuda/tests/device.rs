@@ -65,7 +65,7 @@ fn written(model: &Model<'_>, plan: &Plan, stage: Stage) -> Vec<(Buf, usize, usi
                 vec![all(Buf::Kv(0, j)), all(Buf::Kv(1, j)), all(Buf::KvNow), all(Buf::X)];
             let rows = tier.rows_at_once(t.trunk, t.scale);
             let classes = (0..rows).flat_map(|row| kv(shape, plan, Tile { row, ..t }, rows));
-            for class in classes.filter(|class| class.stay.is_some()) {
+            for class in classes.filter(|class| class.stay > Some(0)) {
                 let keys = class.before.tokens + class.own.tokens;
                 let from = class.seen - plan.buffer(Buf::Seen).offset as usize;
                 all.push((Buf::Seen, from, from + 4 * class.heads * keys));
