@@ -117,7 +117,10 @@ impl<O: Ops> Backend for Host<'_, O> {
     }
 
     fn view(&mut self, plan: &Plan, image: usize, buf: Buf) -> Result<&[u8], Error> {
-        self.arena.at = image.saturating_mul(plan.image_bytes());
+        if image >= plan.images() {
+            return Err(Error::PlanMismatch);
+        }
+        self.arena.at = image.wrapping_mul(plan.image_bytes());
         let [bytes] = self.arena.take(plan, [buf])?;
         Ok(bytes)
     }
@@ -152,8 +155,9 @@ impl Arena<'_> {
     ) -> Result<[&mut [u8]; N], Error> {
         let ranges = bufs.map(|b| {
             let b = plan.buffer(b);
-            let from = self.at.saturating_add(b.offset as usize);
-            from..from.saturating_add(b.size as usize)
+            // Nothing wraps: the image is one of the plan, whose bytes can be addressed.
+            let from = self.at.wrapping_add(b.offset as usize);
+            from..from.wrapping_add(b.size as usize)
         });
         self.bytes.get_disjoint_mut(ranges).map_err(|_| Error::PlanMismatch)
     }
