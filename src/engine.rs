@@ -217,7 +217,7 @@ impl<'m> Engine<'m> {
     }
 
     /// Makes as many images at once as there are requests, at most as many as the engine was made for. Each is the one
-    /// that its request alone gives; what is gained is time, where reading the weights takes most of it: on a GPU.
+    /// that its request alone gives; what is gained is time on a GPU, where reading the weights takes most of it.
     ///
     /// # Errors
     /// As [`Generator::batch`] and [`Generator::step`].
