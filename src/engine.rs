@@ -154,9 +154,7 @@ impl<'m> Engine<'m> {
 
     /// Height and width of an image.
     pub fn size(&self) -> (usize, usize) {
-        let (shape, latent) = (&self.model.shape, self.model.shape.config.latent());
-        let f = shape.decoder(self.plan.tier.decoder).factor();
-        (latent.h as usize * f, latent.w as usize * f)
+        varmint_core::device::map_size(&self.model.shape, &self.plan.tier, 0)
     }
 
     /// The plan of the current tier.

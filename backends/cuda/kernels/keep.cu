@@ -56,16 +56,7 @@ extern "C" __global__ void __launch_bounds__(256) observe(const __grid_constant_
             if (lane == 0 && key < n) scores[key] = sum;
         }
         __syncthreads();
-        if (tid < 32) {
-            // All four groups do the same, so that the shuffles are whole.
-            float most = -F32_MAX;
-            for (int i = lane; i < n; i += 8) most = larger(most, scores[i]);
-            most = max8(most);
-            float sum = 0.0f;
-            for (int i = lane; i < n; i += 8) sum += exp_(scores[i] - most);
-            sum = tree8(sum);
-            if (tid == 0) room[0] = sum > 0.0f ? sum : 1.0f, room[1] = most;
-        }
+        if (tid < 32) softmax_of(scores, n, room);
         __syncthreads();
         float total = room[0], most = room[1];
         for (int i = tid; i < n; i += 256) {
