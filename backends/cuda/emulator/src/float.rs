@@ -1,5 +1,7 @@
 //! Floats as PTX has them, without `.ftz`.
 
+use half::f16;
+
 /// The only result of 32-bit arithmetic that is not a number.
 const NAN: u32 = 0x7fff_ffff;
 
@@ -32,22 +34,12 @@ pub(crate) fn max(a: u32, b: u32) -> u32 {
 /// A half float as a float, exactly.
 #[inline(always)]
 pub(crate) fn widen(h: u32) -> u32 {
-    let (sign, rest) = ((h & 0x8000) << 16, h & 0x7fff);
-    // Exponents are 112 apart; the product normalises what is subnormal.
-    let magnitude = f32::from_bits(rest << 13) * f32::from_bits((254 - 15) << 23);
-    let wide = magnitude.to_bits() | if rest >= 0x7c00 { 0x7f80_0000 } else { 0 };
-    if rest > 0x7c00 { NAN } else { sign | wide }
+    bits(f16::from_bits(h as u16).to_f32_const())
 }
 
 /// The nearest half float, ties to even.
 #[inline(always)]
 pub(crate) fn narrow(f: u32) -> u32 {
-    let (sign, rest) = ((f >> 16) & 0x8000, f & 0x7fff_ffff);
-    // Normal: round at bit 13, which may carry into the exponent.
-    let normal = rest.wrapping_sub(112 << 23).wrapping_add(0xfff + ((rest >> 13) & 1)) >> 13;
-    // Subnormal (below 2^-14): the sum with 0.5 has the result in its lowest bits, rounded to even.
-    let small = (f32::from_bits(rest) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
-    let finite = if rest < 113 << 23 { small } else { normal };
-    let magnitude = if rest >= 0x4780_0000 { 0x7c00 } else { finite };
-    if rest > 0x7f80_0000 { 0x7fff } else { sign | magnitude }
+    let f = f32::from_bits(f);
+    if f.is_nan() { 0x7fff } else { f16::from_f32_const(f).to_bits().into() }
 }
