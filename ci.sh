@@ -210,7 +210,7 @@ cuda() { # the GPU backend without a GPU: its kernels are what their sources giv
 
 train() { # the PyTorch side against the same goldens
     local venv=${VARMINT_VENV:-target/venv}
-    [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r train/requirements.txt; }
+    [ -x "$venv/bin/pytest" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install -q --no-cache-dir -r train/requirements.txt; }
     "$venv/bin/pytest" -q train
     "$venv/bin/python" backends/cuda/benches/peer.py --device cpu --quick --only check
 }
@@ -225,23 +225,13 @@ pictures() { # the README's first command, end to end
     fi
 }
 
-all() {
+all() { # one after the other; where it stops for want of time or disk, the log says who took them
     rm -f "$CHECKSUMS"
-    lint
-    test
-    fuzz
-    pictures
-    bare
-    no_panic
-    aarch64
-    wasm
-    cortex_m
-    c
-    web
-    firmware
-    checksums
-    cuda
-    train
+    local part
+    for part in lint test fuzz pictures bare no_panic aarch64 wasm cortex_m c web firmware checksums cuda train; do
+        echo "== $part: $SECONDS s so far, $(df --output=avail -BG . | tail -1 | tr -d ' ') of disk free"
+        "$part"
+    done
 }
 
 "${1:-all}"
