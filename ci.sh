@@ -145,7 +145,8 @@ checksums() { # all platforms drew the edge picture; docs/arithmetic.md says whi
 same_picture() { # the line in which a program on platform $1 says that it drew the edge picture; what it printed comes by stdin
     local line
     line="checksum $1 $(sed -n 's/^crc32 = //p' fixtures/edge-picture.txt)"
-    collect | tee /dev/stderr | grep -xF "$line" >/dev/null || { echo "not there: $line" >&2 && return 1; }
+    # Not /dev/stderr: where that is a file, it would be emptied.
+    collect | tee >(cat >&2) | grep -xF "$line" >/dev/null || { echo "not there: $line" >&2 && return 1; }
 }
 
 c() { # the C interface: the edge picture from C, on this machine and in firmware on an emulated board

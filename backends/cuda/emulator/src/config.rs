@@ -1,6 +1,6 @@
 //! What device it pretends to be.
 
-use crate::exec::Checks;
+use crate::block::Checks;
 
 /// The device, from the environment.
 #[derive(Clone, Debug)]

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::block::{Fault, Grid, Machine};
 use crate::config::Config;
 use crate::decode::{Kernel, decode};
-use crate::exec::{Fault, Grid, Machine};
 use crate::memory::{Memory, Releases, Table, clear};
 use crate::parse::{Error, parse};
 

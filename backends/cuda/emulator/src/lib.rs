@@ -6,8 +6,13 @@
 //! allocate   registers to slots
 //! decode     statements to instructions; what is not known is an error that names the line
 //! float      floats as PTX has them
+//! integer    integers, where Rust has no operation for it
 //! memory     global memory, what is known of its bytes, races between blocks
-//! exec       a block: warps in lockstep, shared memory, races between warps
+//! access     memory as a warp reaches it: shared memory, races between warps
+//! warp       registers, lanes that part and meet
+//! exec       the instructions
+//! block      warps from barrier to barrier
+//! trouble    what goes wrong in a kernel
 //! launch     a grid over the CPU's threads
 //! driver     the functions of the driver that varmint-cuda calls
 //! config     what device it pretends to be
@@ -31,14 +36,19 @@
 //! | `VARMINT_EMU_SKIP` | checks not to make, separated by commas: `unwritten`, `races`, `shared`, `early` |
 //! | `VARMINT_EMU_STEPS` | instructions of a warp before it is called endless; 1,000,000,000 |
 
+mod access;
 mod allocate;
+mod block;
 mod config;
 mod decode;
 pub mod driver;
 mod exec;
 mod float;
+mod integer;
 mod launch;
 mod memory;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod trouble;
+mod warp;
