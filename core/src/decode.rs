@@ -182,6 +182,43 @@ impl Place {
     }
 }
 
+/// What a convolution does to its input map first, and where its rows go.
+#[derive(Clone, Copy)]
+pub(crate) struct Make {
+    /// Times that the input is enlarged.
+    pub(crate) up: usize,
+    /// Whether the input is normed, and then whether it is activated.
+    pub(crate) norm: Option<bool>,
+    pub(crate) to: Buf,
+    /// Of the map that it makes; none where it makes pixels.
+    pub(crate) store: Option<Store>,
+    /// Statistics of the map that it makes.
+    pub(crate) gather: Option<usize>,
+}
+
+impl Make {
+    /// The next map from a raw one.
+    pub(crate) fn raw(p: Place, up: usize) -> Self {
+        Self { up, norm: None, to: p.output, store: Some(p.store), gather: Some(stat::MAP) }
+    }
+
+    /// The hidden map of a residual block.
+    pub(crate) fn hidden(p: Place) -> Self {
+        let (to, store) = (Buf::Hidden(p.level), Some(p.store));
+        Self { up: 1, norm: Some(true), to, store, gather: Some(stat::HIDDEN) }
+    }
+
+    /// Queries, keys and values.
+    pub(crate) fn qkv(p: Place) -> Self {
+        let store = Some(p.store);
+        Self { up: 1, norm: Some(false), to: Buf::MapQkv, store, gather: None }
+    }
+
+    fn pixels() -> Self {
+        Self { up: 1, norm: Some(true), to: Buf::Rgb, store: None, gather: None }
+    }
+}
+
 impl<O: Ops> Host<'_, O> {
     /// One strip of one pass of layer `at`.
     pub(crate) fn decode(
@@ -196,14 +233,16 @@ impl<O: Ops> Host<'_, O> {
         match (layer, weights, pass) {
             (Layer::Conv { cin, .. }, _, Pass::Scan) => self.scan(job, p, cin),
             (Layer::Conv { cin, .. }, LayerWeights::Conv(lin), _) => {
-                self.plain(job, p, &lin, cin, 1, y)
+                self.make(job, p, &lin, (cin, Make::raw(p, 1)), y)
             }
-            (Layer::Up { c }, LayerWeights::Conv(lin), _) => self.plain(job, p, &lin, c, 2, y),
+            (Layer::Up { c }, LayerWeights::Conv(lin), _) => {
+                self.make(job, p, &lin, (c, Make::raw(p, 2)), y)
+            }
             (Layer::Res { cin, .. }, LayerWeights::Res { norm1, .. }, Pass::Norm1) => {
                 self.norm(job, p, p.input, stat::MAP, cin, norm1, true, None)
             }
             (Layer::Res { cin, .. }, LayerWeights::Res { conv1, .. }, Pass::First) => {
-                self.first(job, p, &conv1, cin, y)
+                self.make(job, p, &conv1, (cin, Make::hidden(p)), y)
             }
             (Layer::Res { cin, cout }, LayerWeights::Res { norm2, .. }, Pass::Norm2) => {
                 self.norm(job, p, Buf::Hidden(p.level), stat::HIDDEN, cout, norm2, true, Some(cin))
@@ -215,7 +254,7 @@ impl<O: Ops> Host<'_, O> {
                 self.norm(job, p, p.input, stat::MAP, c, norm, false, None)
             }
             (Layer::Attention { c }, LayerWeights::Attention { qkv, .. }, Pass::First) => {
-                self.map_qkv(job, p, &qkv, c, y)
+                self.make(job, p, &qkv, (c, Make::qkv(p)), y)
             }
             (Layer::Attention { c }, LayerWeights::Attention { proj, .. }, _) => {
                 self.map_attend(job, p, &proj, c, y)
@@ -223,7 +262,9 @@ impl<O: Ops> Host<'_, O> {
             (Layer::Out { c }, LayerWeights::Out { norm, .. }, Pass::Norm1) => {
                 self.norm(job, p, p.input, stat::MAP, c, norm, true, None)
             }
-            (Layer::Out { c }, LayerWeights::Out { conv, .. }, _) => self.rgb(job, p, &conv, c, y),
+            (Layer::Out { c }, LayerWeights::Out { conv, .. }, _) => {
+                self.make(job, p, &conv, (c, Make::pixels()), y)
+            }
             _ => Err(Error::PlanMismatch),
         }
     }
@@ -268,63 +309,45 @@ impl<O: Ops> Host<'_, O> {
         Ok(())
     }
 
-    /// A convolution of a raw map: the latent's two, and the enlargements.
-    fn plain(
+    /// A strip of rows of a convolution, from the input map into another.
+    pub(crate) fn make(
         &mut self,
         job: &Job<'_>,
         p: Place,
         lin: &Linear<'_>,
-        c: usize,
-        up: usize,
+        (c, how): (usize, Make),
         y: usize,
     ) -> Result<(), Error> {
         let [stats, out_rows, strip, scratch, input, output] = self
             .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, p.output])?;
+            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, how.to])?;
         let mut s = Stats::new(stats)?;
         if y == 0 {
-            let range = s.range(stat::MAP, c);
-            s.set_range(0, range);
-            s.reset(stat::MAP);
+            if how.norm.is_none() {
+                let range = s.range(stat::MAP, c);
+                s.set_range(0, range);
+            }
+            if let Some(set) = how.gather {
+                s.reset(set);
+            }
         }
         let (n, cout) = (p.rows(job, y), lin.bias.len());
         let (out, row) = split(nums::<f32>(out_rows)?, n * p.out_w * cout)?;
         let map = p.map(input, c);
-        let input = Input { map, h: p.h, up, norm: None, range: s.get_range(0) };
+        let norm = how.norm.map(|act| (s.row(stat::GAIN, c), s.row(stat::SHIFT, c), act));
+        let input = Input { map, h: p.h, up: how.up, norm, range: s.get_range(0) };
         conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
+        let Some(store) = how.store else {
+            for (o, &v) in output.iter_mut().zip(out.iter()) {
+                *o = pixel(v);
+            }
+            return Ok(());
+        };
         for (i, row) in pieces_mut(out, p.out_w * cout).enumerate() {
-            save(&self.ops, output, p.store, y + i, row)?;
-            s.add(&self.ops, stat::MAP, row, cout);
-        }
-        Ok(())
-    }
-
-    /// First convolution of a residual block, into the hidden map.
-    pub(crate) fn first(
-        &mut self,
-        job: &Job<'_>,
-        p: Place,
-        lin: &Linear<'_>,
-        c: usize,
-        y: usize,
-    ) -> Result<(), Error> {
-        let hidden = Buf::Hidden(p.level);
-        let [stats, out_rows, strip, scratch, input, hidden] = self
-            .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, hidden])?;
-        let mut s = Stats::new(stats)?;
-        if y == 0 {
-            s.reset(stat::HIDDEN);
-        }
-        let (n, cout) = (p.rows(job, y), lin.bias.len());
-        let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * cout)?;
-        let map = p.map(input, c);
-        let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
-        let input = Input { map, h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
-        for (i, row) in pieces_mut(out, p.w * cout).enumerate() {
-            save(&self.ops, hidden, p.store, y + i, row)?;
-            s.add(&self.ops, stat::HIDDEN, row, cout);
+            save(&self.ops, output, store, y + i, row)?;
+            if let Some(set) = how.gather {
+                s.add(&self.ops, set, row, cout);
+            }
         }
         Ok(())
     }
@@ -392,30 +415,6 @@ impl<O: Ops> Host<'_, O> {
         Ok(())
     }
 
-    /// Queries, keys and values of a strip of positions.
-    pub(crate) fn map_qkv(
-        &mut self,
-        job: &Job<'_>,
-        p: Place,
-        lin: &Linear<'_>,
-        c: usize,
-        y: usize,
-    ) -> Result<(), Error> {
-        let [stats, out_rows, strip, input, qkv] = self
-            .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::MapQkv])?;
-        let s = Stats::new(stats)?;
-        let n = p.rows(job, y);
-        let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3 * c)?;
-        let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), false));
-        let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch: &mut [] }, out)?;
-        for (i, row) in pieces_mut(out, p.w * 3 * c).enumerate() {
-            save(&self.ops, qkv, p.store, y + i, row)?;
-        }
-        Ok(())
-    }
-
     /// `x += proj(softmax(q k^T / sqrt(c)) v)` of a strip of positions.
     pub(crate) fn map_attend(
         &mut self,
@@ -464,29 +463,6 @@ impl<O: Ops> Host<'_, O> {
             add(sum, base);
             save(&self.ops, map, p.store, y, sum)?;
             s.add(&self.ops, stat::MAP, sum, c);
-        }
-        Ok(())
-    }
-
-    /// The last convolution, and the pixels.
-    fn rgb(
-        &mut self,
-        job: &Job<'_>,
-        p: Place,
-        lin: &Linear<'_>,
-        c: usize,
-        y: usize,
-    ) -> Result<(), Error> {
-        let [stats, out_rows, strip, input, rgb] =
-            self.arena.take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.input, Buf::Rgb])?;
-        let s = Stats::new(stats)?;
-        let n = p.rows(job, y);
-        let (out, row) = split(nums::<f32>(out_rows)?, n * p.w * 3)?;
-        let norm = Some((s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
-        let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch: &mut [] }, out)?;
-        for (o, &v) in rgb.iter_mut().zip(out.iter()) {
-            *o = pixel(v);
         }
         Ok(())
     }

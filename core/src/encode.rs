@@ -12,7 +12,7 @@
 //! A plan of its own says the bytes; the same arena may then draw. Work is in bounded steps, as a generator's.
 
 use crate::config::{GROUPS, Shape};
-use crate::decode::{Input, Place, Room, conv, fill};
+use crate::decode::{Input, Make, Place, fill};
 use crate::encoder::{Encoder, Part, Sizes};
 use crate::error::Error;
 use crate::generator::Progress;
@@ -370,14 +370,14 @@ impl<O: Ops> Host<'_, O> {
         match (part, encoder.layer(at), pass) {
             (Part::Conv { cin, .. }, _, Pass::Scan) => self.scan(job, p, cin),
             (Part::Conv { cin, .. }, LayerWeights::Conv(lin), _) => {
-                self.make(job, p, &lin, (cin, false, made), y)
+                self.make(job, p, &lin, (cin, Make { store: Some(made), ..Make::raw(p, 1) }), y)
             }
             (Part::Down { c }, LayerWeights::Conv(lin), _) => self.down(job, p, &lin, c, y),
             (Part::Res { cin, .. }, LayerWeights::Res { norm1, .. }, Pass::Norm1) => {
                 self.norm(job, p, p.input, stat::MAP, cin, norm1, true, None)
             }
             (Part::Res { cin, .. }, LayerWeights::Res { conv1, .. }, Pass::First) => {
-                self.first(job, p, &conv1, cin, y)
+                self.make(job, p, &conv1, (cin, Make::hidden(p)), y)
             }
             (Part::Res { cin, cout }, LayerWeights::Res { norm2, .. }, Pass::Norm2) => {
                 self.norm(job, p, Buf::Hidden(level), stat::HIDDEN, cout, norm2, true, Some(cin))
@@ -389,7 +389,7 @@ impl<O: Ops> Host<'_, O> {
                 self.norm(job, p, p.input, stat::MAP, c, norm, false, None)
             }
             (Part::Attention { c }, LayerWeights::Attention { qkv, .. }, Pass::First) => {
-                self.map_qkv(job, p, &qkv, c, y)
+                self.make(job, p, &qkv, (c, Make::qkv(p)), y)
             }
             (Part::Attention { c }, LayerWeights::Attention { proj, .. }, _) => {
                 self.map_attend(job, p, &proj, c, y)
@@ -398,42 +398,11 @@ impl<O: Ops> Host<'_, O> {
                 self.norm(job, p, p.input, stat::MAP, c, norm, true, None)
             }
             (Part::Out { c, .. }, LayerWeights::Out { conv, .. }, _) => {
-                self.make(job, p, &conv, (c, true, made), y)
+                let how = Make { norm: Some(true), store: Some(made), ..Make::raw(p, 1) };
+                self.make(job, p, &conv, (c, how), y)
             }
             _ => Err(Error::PlanMismatch),
         }
-    }
-
-    /// A convolution that makes a map to hand on, of `c` channels of one that is normed and activated, or raw.
-    fn make(
-        &mut self,
-        job: &Job<'_>,
-        p: Place,
-        lin: &Linear<'_>,
-        (c, normed, made): (usize, bool, Store),
-        y: usize,
-    ) -> Result<(), Error> {
-        let [stats, out_rows, strip, scratch, input, output] = self
-            .arena
-            .take(job.plan, [Buf::Stats, Buf::OutRows, Buf::Strip, p.spare, p.input, p.output])?;
-        let mut s = Stats::new(stats)?;
-        if y == 0 {
-            if !normed {
-                let range = s.range(stat::MAP, c);
-                s.set_range(0, range);
-            }
-            s.reset(stat::MAP);
-        }
-        let (n, cout) = (p.rows(job, y), lin.bias.len());
-        let (out, row) = split(nums::<f32>(out_rows)?, n * p.out_w * cout)?;
-        let norm = normed.then(|| (s.row(stat::GAIN, c), s.row(stat::SHIFT, c), true));
-        let input = Input { map: p.map(input, c), h: p.h, up: 1, norm, range: s.get_range(0) };
-        conv(&self.ops, &input, lin, (y, n), &mut Room { strip, row, scratch }, out)?;
-        for (i, row) in pieces_mut(out, p.out_w * cout).enumerate() {
-            save(&self.ops, output, made, y + i, row)?;
-            s.add(&self.ops, stat::MAP, row, cout);
-        }
-        Ok(())
     }
 
     /// A convolution with stride 2 of a raw map: output `(y, x)` reads rows `2y..2y + 3` and columns `2x..2x + 3`,
