@@ -16,7 +16,7 @@ use alloc::string::String;
 use cortex_m_rt::{ExceptionFrame, entry, exception};
 use cortex_m_semihosting::debug;
 use defmt_semihosting as _;
-use devices::{Display, Watchdog};
+use devices::{Display, Light, Watchdog};
 use embedded_alloc::LlffHeap as Heap;
 use heapless::Vec;
 use measure::Clock;
@@ -159,10 +159,11 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
     let mut generator = Generator::new(&model, &PLAN, host, request)?;
     let (height, width) = generator.size();
     let mut display = Display::new(width);
+    let mut light = [0; 3];
     let mut watchdog = Watchdog::new(WATCHDOG_INSTRUCTIONS);
     let scales = model.shape.config.n_scales();
     let mut parts: Vec<Cost, 18> = Vec::new();
-    parts.resize_default(scales + 2).expect("at most 16 scales");
+    parts.resize_default(scales + 2).map_err(|_| Error::PlanMismatch)?;
 
     clock.lap();
     loop {
@@ -170,7 +171,12 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
         let done = match generator.step()? {
             Step::Working(_) => false,
             Step::Scale(scale) => {
-                display.preview(scale.preview());
+                let mut mean = Light::new();
+                for pixel in scale.preview() {
+                    display.preview(pixel);
+                    mean.add(pixel);
+                }
+                light = mean.duty();
                 false
             }
             Step::Rows(rows) => {
@@ -198,6 +204,9 @@ fn run(arena: &'static mut Arena, mut clock: Clock) -> Result<(), Error> {
     defmt::info!("heap = {=usize}", heap);
     defmt::info!("model = {=usize}", model.file_bytes());
     defmt::info!("preview_pixels = {=usize}", preview);
+    for (name, duty) in ["red", "green", "blue"].into_iter().zip(light) {
+        defmt::info!("light_{=str} = {=u16}", name, duty);
+    }
     defmt::info!("watchdog_fed = {=u32}", watchdog.fed);
     defmt::info!("watchdog_longest = {=u64}", watchdog.longest);
     for (i, cost) in parts.iter().enumerate() {

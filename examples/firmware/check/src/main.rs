@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::budgets::Measured;
 use crate::image::Image;
+use crate::picture::Shown;
 
 /// A machine of QEMU that the firmware runs on.
 struct Board {
@@ -40,6 +41,8 @@ const BOARDS: [Board; 4] = [
 const RAM: u64 = 256 << 10;
 const CODE: u64 = 96 << 10;
 const FLASH: u64 = 2 << 20;
+/// Parts in a thousand by which the light may be off: its powers are approximations.
+const LIGHT: f64 = 3.0;
 /// Instructions per multiply-accumulate of an 8-bit product.
 const PRODUCT: f64 = 1.2;
 
@@ -65,14 +68,21 @@ fn build(board: &Board) -> Result<PathBuf> {
 }
 
 /// Runs the firmware with the shipped model in the first slot, checks and prints what it says.
-fn measure(board: &Board, image: &Image, model: &[u8], crc: u32) -> Result<Measured> {
+fn measure(board: &Board, image: &Image, model: &[u8], shown: &Shown) -> Result<Measured> {
     let run = qemu::run(board.name, image, [&slots::slot(model)?, &slots::erased()])?;
     for line in &run.lines {
         println!("  {line}");
     }
     ensure!(run.succeeded, "the firmware failed");
-    ensure!(run.checksum == Some(crc), "not the picture of this machine, {crc:#010x}");
+    ensure!(
+        run.checksum == Some(shown.crc),
+        "not the picture of this machine, {:#010x}",
+        shown.crc
+    );
     let n = |name: &str| run.numbers.get(name).copied().context(name.to_owned());
+    for (name, light) in ["light_red", "light_green", "light_blue"].into_iter().zip(shown.light) {
+        ensure!((n(name)? as f64 - light).abs() <= LIGHT, "{name}: {light:.1} on this machine");
+    }
     let measured = Measured {
         arena: n("arena")?,
         statics: n("statics")?,
@@ -109,7 +119,8 @@ fn main() -> Result<()> {
     let (_, root) = folders();
     let path = root.join("fixtures/emoji-micro.vmt");
     let model = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    let crc = picture::checksum(&model)?;
+    let shown = picture::picture(&model)?;
+    let crc = shown.crc;
     println!("checksum host {crc:#010x}");
     let constant = picture::constant(&root.join("fixtures/edge-picture.txt"))?;
     ensure!(crc == constant, "fixtures/edge-picture.txt says {constant:#010x}");
@@ -118,7 +129,7 @@ fn main() -> Result<()> {
     for (i, board) in boards.enumerate() {
         println!("\n{}, {}", board.name, board.core);
         let image = Image::read(&build(board)?)?;
-        let m = measure(board, &image, &model, crc).context(board.name)?;
+        let m = measure(board, &image, &model, &shown).context(board.name)?;
         measured.insert(board.name, m);
         if i == 0 {
             slots::check(board.name, &image, &model, crc)?;

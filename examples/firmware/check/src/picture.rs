@@ -17,7 +17,15 @@ fn flat(memory: &mut [Aligned<[u8; 64]>]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), bytes) }
 }
 
-fn run(file: &[u8]) -> Result<u32, Error> {
+/// What the firmware has to show.
+pub struct Shown {
+    /// CRC-32 (ISO-HDLC) of the RGB bytes.
+    pub crc: u32,
+    /// The mean colour of the last preview as light: parts in a thousand of red, green and blue.
+    pub light: [f64; 3],
+}
+
+fn run(file: &[u8]) -> Result<Shown, Error> {
     let model = Model::parse(file)?;
     let plan = Plan::new(&model.shape, &model.tier("fast")?)?;
     let mut request = Request::new(&model);
@@ -27,18 +35,25 @@ fn run(file: &[u8]) -> Result<u32, Error> {
     let host = Host::new(Scalar, flat(&mut arena), &plan)?;
     let mut generator = Generator::new(&model, &plan, host, request)?;
     let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
-    let mut digest = crc.digest();
+    let (mut digest, mut light) = (crc.digest(), [0.0; 3]);
     loop {
         match generator.step()? {
             Step::Rows(rows) => digest.update(rows.rgb),
-            Step::Done => return Ok(digest.finalize()),
-            _ => {}
+            Step::Scale(scale) => {
+                let n = scale.preview().count() as f64;
+                light = std::array::from_fn(|i| {
+                    let sum: f64 = scale.preview().map(|pixel| f64::from(pixel[i])).sum();
+                    1000.0 * (sum / n / 255.0).powf(2.2)
+                });
+            }
+            Step::Done => return Ok(Shown { crc: digest.finalize(), light }),
+            Step::Working(_) => {}
         }
     }
 }
 
-/// CRC-32 (ISO-HDLC) of its RGB bytes, as the scalar reference makes them on this machine.
-pub fn checksum(model: &[u8]) -> Result<u32> {
+/// The picture as the scalar reference makes it on this machine.
+pub fn picture(model: &[u8]) -> Result<Shown> {
     let mut file = aligned(model.len());
     let file = &mut flat(&mut file)[..model.len()];
     file.copy_from_slice(model);
