@@ -1,0 +1,27 @@
+//! Compares what every operation gives on this processor with what it gives on others.
+#![no_std]
+#![no_main]
+
+mod machine;
+
+use embedded_alloc::LlffHeap as Heap;
+use riscv_rt::entry;
+use semihosting::{println, process};
+use varmint_core::Ops;
+use varmint_cpu::Cpu;
+
+#[global_allocator]
+static HEAP: Heap = Heap::empty();
+
+#[entry]
+fn main() -> ! {
+    let (start, bytes) = machine::bench();
+    // SAFETY: before the first allocation, once; memory that nothing else uses.
+    unsafe { HEAP.init(start, bytes) };
+    let cpu = Cpu::build();
+    match varmint_check::pinned(&cpu) {
+        Ok(report) => println!("{} ({:?}): {report:?}", cpu.name(), cpu.isa()),
+        Err(e) => panic!("{e}"),
+    }
+    process::exit(0)
+}
