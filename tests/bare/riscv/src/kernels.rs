@@ -2,7 +2,7 @@
 #![no_std]
 #![no_main]
 
-mod machine;
+mod fault;
 
 use embedded_alloc::LlffHeap as Heap;
 use riscv_rt::entry;
@@ -13,11 +13,17 @@ use varmint_cpu::Cpu;
 #[global_allocator]
 static HEAP: Heap = Heap::empty();
 
+unsafe extern "C" {
+    // Of memory.x: the value is the address.
+    static _bench: u8;
+    static _bench_bytes: u8;
+}
+
 #[entry]
 fn main() -> ! {
-    let (start, bytes) = machine::bench();
+    let (start, bytes) = (&raw const _bench, &raw const _bench_bytes);
     // SAFETY: before the first allocation, once; memory that nothing else uses.
-    unsafe { HEAP.init(start, bytes) };
+    unsafe { HEAP.init(start as usize, bytes as usize) };
     let cpu = Cpu::build();
     match varmint_check::pinned(&cpu) {
         Ok(report) => println!("{} ({:?}): {report:?}", cpu.name(), cpu.isa()),
