@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|no_panic|aarch64|wasm|cortex_m|firmware|c|web|checksums|cuda|train|pictures|all]
+# The one entry for checks:  ./ci.sh [test|lint|fuzz|bare|no_panic|aarch64|wasm|cortex_m|riscv|firmware|c|web|checksums|cuda|train|pictures|all]
 # Needs Rust; `fuzz` installs cargo-fuzz and needs a C++ compiler; `bare` and the processors install toolchains and emulators from Debian packages (as root), `train` PyTorch from PyPI.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -13,6 +13,7 @@ lint() {
     cargo fmt --check
     cargo fmt --check --manifest-path tests/bare/cortex-m/Cargo.toml
     cargo fmt --check --manifest-path tests/bare/no-panic/Cargo.toml
+    cargo fmt --check --manifest-path tests/bare/riscv/Cargo.toml
     cargo fmt --check --manifest-path tests/bare/wasm/Cargo.toml
     cargo fmt --check --manifest-path examples/web/Cargo.toml
     cargo fmt --check --manifest-path fuzz/Cargo.toml
@@ -130,6 +131,19 @@ cortex_m() { # the kernels for Cortex-M, in firmware on an emulated board
     )
 }
 
+riscv() { # a processor without floats: what operations give there, and the edge picture, drawn without an allocator
+    CROSS_QEMU=0 CROSS_TARGETS=riscv32imac-unknown-none-elf bash ci/setup-cross.sh
+    command -v qemu-system-riscv32 >/dev/null || { apt-get -qq update && apt-get -qq install -y --no-install-recommends qemu-system-misc >/dev/null; }
+    local out=${CARGO_TARGET_DIR:-$PWD/target/riscv}
+    (
+        cd tests/bare/riscv
+        export CARGO_TARGET_DIR=$out
+        cargo +cross clippy --release -- -D warnings
+        cargo +cross run --release --bin kernels
+        cargo +cross run --release | collect
+    )
+}
+
 # Where programs on all platforms leave what they drew, line by line.
 CHECKSUMS=${CHECKSUMS:-$PWD/target/checksums}
 
@@ -229,7 +243,7 @@ pictures() { # the README's first command, end to end
 all() { # one after the other; where it stops for want of time or disk, the log says who took them
     rm -f "$CHECKSUMS"
     local part
-    for part in lint test fuzz pictures bare no_panic aarch64 wasm cortex_m c web firmware checksums cuda train; do
+    for part in lint test fuzz pictures bare no_panic aarch64 wasm cortex_m riscv c web firmware checksums cuda train; do
         echo "== $part: $SECONDS s so far, $(df --output=avail -BG . | tail -1 | tr -d ' ') of disk free"
         "$part"
     done

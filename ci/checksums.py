@@ -27,6 +27,7 @@ PLATFORMS = {
     "mps2-an500": "Cortex-M7, DSP (emulated)",
     "mps2-an505": "Cortex-M33, DSP (emulated)",
     "mps3-an547": "Cortex-M55, DSP (emulated)",
+    "riscv32imac": "RISC-V without floats (emulated)",
     "c-host": "x86-64, from C",
     "c-cortex-m4": "Cortex-M4F, from C (emulated)",
     "wasm32": "wasm32 in Chromium",

@@ -17,6 +17,7 @@ mod convolutions;
 mod floats;
 mod int4;
 mod picture;
+mod pinned;
 mod products;
 mod random;
 mod rows;
@@ -40,6 +41,7 @@ pub use int4::{
     products_of_4_bit_weights_equal_the_reference, short_slices_of_4_bit_weights_shorten_the_work,
 };
 pub use picture::picture;
+pub use pinned::pinned;
 pub use products::{
     integer_products_equal_the_reference, short_slices_shorten_the_work_as_in_the_reference,
 };

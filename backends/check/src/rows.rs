@@ -43,6 +43,14 @@ pub fn rows_equal_the_reference(ops: &dyn Ops) -> Result<usize, Mismatch> {
             let s = o.quantize_i12(&x, &mut out);
             out.iter().map(|&v| v as u32).chain([s.to_bits()]).collect()
         })?;
+        both("requantize", &|o| {
+            // To the limits and beyond.
+            let (mut narrow, mut wide) = (vec![9i8; n], vec![9i16; n]);
+            o.requantize_i8(&x, 5.0, &mut narrow);
+            o.requantize_i12(&x, 80.0, &mut wide);
+            let narrow = narrow.iter().map(|&v| v as u32);
+            narrow.chain(wide.iter().map(|&v| v as u32)).collect()
+        })?;
         both("half floats", &|o| {
             // Down to half floats' denormals, and up to their infinity.
             let mut v: Vec<f32> = (0..n).map(|i| x[i] * power_of_two(i as i32 % 40 - 26)).collect();

@@ -89,3 +89,10 @@ fn a_convolution_that_a_transform_cannot_hold_is_done_without() {
         assert_eq!(used, [false, transforms(&cpu)], "{:?}", cpu.isa());
     }
 }
+
+#[test]
+fn operations_give_what_they_gave_when_they_were_pinned() {
+    for cpu in kernels() {
+        println!("{cpu:?}: {:?}", check::pinned(&cpu).unwrap_or_else(|e| panic!("{e}")));
+    }
+}
