@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use crate::block::Grid;
 use crate::decode::{Access, SHARED};
+use crate::grid::Grid;
 use crate::memory::{Kind, Who, find};
 use crate::trouble::{Trouble, code, trouble};
 use crate::warp::lanes;

@@ -1,6 +1,6 @@
 //! What device it pretends to be.
 
-use crate::block::Checks;
+use crate::grid::Checks;
 
 /// The device, from the environment.
 #[derive(Clone, Debug)]

@@ -6,9 +6,9 @@ use std::sync::atomic::{
 };
 
 use crate::access::{PENDING, Reach, Shared, load, store};
-use crate::block::Grid;
 use crate::decode::{Cmp, Inst, NONE, Of, Op, SHARED, Shuffle};
 use crate::float;
+use crate::grid::Grid;
 use crate::integer::{bfi, dp4a, extend, mma, permute};
 use crate::memory::{Kind, Releases};
 use crate::trouble::{Trouble, code, trouble};

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::block::{Fault, Grid, Machine};
+use crate::block::{Fault, Machine};
 use crate::config::Config;
 use crate::decode::{Kernel, decode};
+use crate::grid::Grid;
 use crate::memory::{Memory, Releases, Table, clear};
 use crate::parse::{Error, parse};
 

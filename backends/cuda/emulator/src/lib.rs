@@ -8,6 +8,7 @@
 //! float      floats as PTX has them
 //! integer    integers, where Rust has no operation for it
 //! memory     global memory, what is known of its bytes, races between blocks
+//! grid       what a launch is
 //! access     memory as a warp reaches it: shared memory, races between warps
 //! warp       registers, lanes that part and meet
 //! exec       the instructions
@@ -44,6 +45,7 @@ mod decode;
 pub mod driver;
 mod exec;
 mod float;
+mod grid;
 mod integer;
 mod launch;
 mod memory;

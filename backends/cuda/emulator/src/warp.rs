@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::block::Grid;
 use crate::decode::{Base, NONE, Special};
+use crate::grid::Grid;
 use crate::trouble::{Trouble, code, trouble};
 
 /// One 32-bit number of every lane; two neighbours hold 64-bit ones.
