@@ -4,6 +4,12 @@ use core::fmt;
 
 use crate::config::{MAX_LEVELS, MAX_SCALES};
 
+/// Alignment of the arena and of every buffer in it.
+pub const ARENA_ALIGN: usize = 16;
+
+/// Values per channel that the decoder's statistics hold: see [`Buf::Stats`].
+pub const STATS: usize = 10;
+
 /// A buffer of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Buf {

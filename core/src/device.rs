@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 pub use crate::cache::KvPart;
 use crate::config::Shape;
-pub use crate::keep::grid_line;
+pub use crate::grid::grid_line;
 pub use crate::lifetimes::next_place;
 pub use crate::maps::stat;
 use crate::plan::{Buf, Plan};

@@ -6,9 +6,11 @@
 //! error, slices, num, rng, order  what can go wrong; slices without panics; float functions of fixed order; Philox; a sort
 //! bytes, config, file, embed      the container and the shapes in it
 //! tier, tensor, model             choices, weights, the checked file
-//! stage, plan                     the order of work; lifetimes -> offsets, known before a run
+//! heads, grid, stage              what a cache holds; which tokens stand for a map; the order of work
+//! buf, lifetimes, plan            buffers -> lifetimes -> offsets, known before a run
 //! operands, scalar, ops           the kernels: the scalar reference, and the trait that SIMD implements
 //! request, host                   what to make; the backend over disjoint slices of the caller's memory
+//! cache, look, keep               keys and values; who sees which; which stay
 //! block, latent, sample, maps, decode   the stages of a run, on a host
 //! device                          the arena's layout, for backends with a memory of their own
 //! generator                       the loop: one bounded step per call
@@ -40,6 +42,8 @@ pub mod encoder;
 pub mod error;
 pub mod file;
 pub mod generator;
+mod grid;
+mod heads;
 pub mod host;
 mod keep;
 mod latent;

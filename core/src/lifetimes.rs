@@ -9,12 +9,11 @@
     reason = "const fn has no `get`; every index is a loop bound below the array's length"
 )]
 
-use crate::buf::{Buf, Buffer, MAX_BUFFERS};
+use crate::buf::{ARENA_ALIGN, Buf, Buffer, MAX_BUFFERS, STATS};
 use crate::bytes::up;
-use crate::cache::{near_bytes, now_bytes, past_bytes, row_last_scale};
 use crate::config::{Aln, GROUPS, Shape};
+use crate::heads::{near_bytes, now_bytes, past_bytes, row_last_scale};
 use crate::num::{up4, up32};
-use crate::plan::{ARENA_ALIGN, STATS};
 use crate::stage::{HEAD_TILE, map_size, out_size};
 use crate::tensor::Layer;
 use crate::tier::Tier;

@@ -3,8 +3,9 @@
 
 use crate::cache::{Cache, Slab};
 use crate::error::Error;
+use crate::grid::neighbourhood;
 use crate::host::{CopyChecked, Job};
-use crate::keep::{neighbourhood, observe};
+use crate::keep::observe;
 use crate::ops::{Heads, Ops, Scratch};
 use crate::slices::{div, part, part_mut, pieces, pieces_mut, place};
 use crate::stage::Tile;

@@ -17,7 +17,7 @@
 
 use core::fmt;
 
-pub use crate::buf::{Buf, BufName, Buffer, MAX_BUFFERS};
+pub use crate::buf::{ARENA_ALIGN, Buf, BufName, Buffer, MAX_BUFFERS, STATS};
 use crate::config::Shape;
 use crate::error::Error;
 use crate::file::{Container, Kind};
@@ -25,12 +25,6 @@ use crate::lifetimes::{Builder, decoder, scale_tick, transformer};
 pub use crate::lifetimes::{level_maps, second_row};
 use crate::stage::Stage;
 use crate::tier::Tier;
-
-/// Alignment of the arena and of every buffer in it.
-pub const ARENA_ALIGN: usize = 16;
-
-/// Values per channel that the decoder's statistics hold: see [`Buf::Stats`].
-pub const STATS: usize = 10;
 
 /// A plan for one tier of one model.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -14,9 +14,9 @@
 //!
 //! `const`, so that a plan made at compile time knows its work too.
 
-use crate::cache::classes;
 use crate::config::{Aln, Scale, Shape};
-use crate::keep::on_grid;
+use crate::grid::on_grid;
+use crate::heads::classes;
 use crate::tensor::Layer;
 use crate::tier::Tier;
 
