@@ -6,11 +6,11 @@ use std::path::Path;
 use varmint_core::config::GROUPS;
 use varmint_core::{Aln, Sampling, Scale, Trunk};
 
-use crate::convert::Options;
 use crate::description::{DecoderSizes, Description, Table, TierRow};
 use crate::error::Error;
 use crate::meta::{Defaults, Meta};
 use crate::official::{DecoderConfig, Layout, Official, StateDict, VarConfig};
+use crate::options::Options;
 use crate::schedule::schedule;
 use crate::tiers::all_blocks;
 

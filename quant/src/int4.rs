@@ -10,7 +10,7 @@
 use varmint_core::num::{GROUP4, round, up32};
 use varmint_core::tensor::{Data, Matrix, Spec};
 
-use crate::quantize::Encoded;
+use crate::encoded::Encoded;
 
 /// Tried steps of a group: its largest value is this many of them.
 const REACH: (f32, f32, usize) = (6.5, 10.0, 15);

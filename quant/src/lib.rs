@@ -4,12 +4,15 @@
 //! ```text
 //! checkpoint   .safetensors and .pth: named tensors, nothing executed
 //! official     which of them are VAR transformers, their VQVAE and decoders, and of what sizes
+//! defaults     how a model is sampled
 //! meta         what weights do not say: names, licence, labels, sampling
 //! schedule     scales and their phi convolutions
 //! origin       official tensors -> ours
 //! numbers      which tensor is stored how
+//! encoded      a tensor in those numbers
 //! quantize     values -> bytes, and back
 //! classes      which conditions stay
+//! options      what a conversion is asked for
 //! describe     weights and options -> what the file says besides its tensors
 //! description  header sections -> bytes
 //! write        the .vmt file, tensor by tensor
@@ -47,8 +50,10 @@ pub mod checkpoint;
 mod classes;
 pub mod compare;
 pub mod convert;
+mod defaults;
 mod describe;
 pub mod description;
+mod encoded;
 pub mod encoder;
 pub mod error;
 pub mod golden;
@@ -58,6 +63,7 @@ mod int4;
 pub mod meta;
 pub mod numbers;
 pub mod official;
+mod options;
 mod origin;
 mod permute;
 pub mod picture;

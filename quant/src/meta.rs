@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+pub use crate::defaults::Defaults;
 use crate::error::Error;
 
 /// `meta.json`. Every key may be missing; unknown keys are ignored.
@@ -26,31 +27,6 @@ pub struct Meta {
     pub scale_sizes: Option<Vec<Side>>,
     /// A linear picture of the latent.
     pub preview: Option<Preview>,
-}
-
-/// Default sampling.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
-pub struct Defaults {
-    /// Strength of guidance at the last scale.
-    pub guidance: Option<f32>,
-    /// Keep so many tokens; 0 keeps all.
-    pub top_k: Option<u32>,
-    /// Keep so much mass; 0 keeps all.
-    pub top_p: Option<f32>,
-    /// Divides the logits.
-    pub temperature: Option<f32>,
-}
-
-impl Defaults {
-    /// These, and where they are missing, those of `other`.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            guidance: self.guidance.or(other.guidance),
-            top_k: self.top_k.or(other.top_k),
-            top_p: self.top_p.or(other.top_p),
-            temperature: self.temperature.or(other.temperature),
-        }
-    }
 }
 
 /// A scale: the side of a square, or height and width.

@@ -18,17 +18,9 @@
 use half::f16;
 use varmint_core::tensor::{Data, Dtype, Matrix, Spec};
 
+pub use crate::encoded::Encoded;
 use crate::error::Error;
 use crate::int4;
-
-/// A tensor as it will stand in the file.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Encoded {
-    /// The numbers, little-endian.
-    pub data: Vec<u8>,
-    /// One f32 scale per row (packed: per padded row); empty for floats.
-    pub scales: Vec<f32>,
-}
 
 /// The name of a storage, as options and tables write it.
 pub const fn dtype_name(dtype: Dtype) -> &'static str {

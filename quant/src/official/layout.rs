@@ -16,7 +16,7 @@ use varmint_core::config::MAX_SCALES;
 use varmint_core::{Keep, Scale};
 
 use super::{OfficialError, StateDict};
-use crate::meta::Defaults;
+use crate::defaults::Defaults;
 
 /// Side of the neighbourhood that a token of a late scale of MVAR sees, and the first such scale.
 const NEIGHBOURHOOD: (usize, usize) = (7, 8);
