@@ -66,7 +66,7 @@ macro_rules! recorder {
         }
     };
     ($($name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ident)? [$($out:expr),+] = $pinned:literal;)*) => {
-        /// One checksum for every operation.
+        /// A checksum of what each operation that is listed below gave.
         #[derive(Default)]
         struct Sums {
             $($name: Cell<u32>,)*
@@ -133,7 +133,8 @@ recorder! {
 }
 
 /// [`brief`], and the checksums of what the operations of its cases give, which are the same on every processor; those of
-/// draws, too.
+/// draws, too. Products of 4-bit and of float weights are not among them. Fails alone where [`Scalar`](varmint_core::Scalar)
+/// itself gives something else: other kernels fail in [`brief`].
 ///
 /// # Errors
 /// The first output that is not the reference's, or every operation that gives something else here than elsewhere.

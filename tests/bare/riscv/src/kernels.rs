@@ -1,4 +1,4 @@
-//! Compares what every operation gives on this processor with what it gives on others.
+//! Compares what the operations of an int8 picture give on this processor with what they give on others.
 #![no_std]
 #![no_main]
 
